@@ -1,0 +1,23 @@
+"""A simulated platform: genuine formats and cryptography under a root nobody else trusts."""
+
+from attestation.issuers.simulator.issuer import SimulatorIssuer, load_or_create_seed
+from attestation.issuers.simulator.measure import (
+    MeasuredState,
+    measure_code,
+    measure_config,
+    measure_distributions,
+)
+from attestation.issuers.simulator.platform import SimulatedPlatform, Window
+from attestation.issuers.simulator.tcb import Standing
+
+__all__ = [
+    "MeasuredState",
+    "SimulatedPlatform",
+    "SimulatorIssuer",
+    "Standing",
+    "Window",
+    "load_or_create_seed",
+    "measure_code",
+    "measure_config",
+    "measure_distributions",
+]
