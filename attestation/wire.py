@@ -87,6 +87,10 @@ class Cursor:
             raise self.error("trailing", f"{self.remaining} bytes left over")
 
 
+def u8(value: int) -> bytes:
+    return value.to_bytes(1, "little")
+
+
 def u16(value: int) -> bytes:
     return value.to_bytes(2, "little")
 
