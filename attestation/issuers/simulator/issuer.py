@@ -81,11 +81,9 @@ class SimulatorIssuer:
             raise IssuerError(f"report data has {REPORT_DATA_BYTES} bytes, not {len(report_data)}")
         platform, collateral = self._current()
         if self._tee == "tdx":
-            fields = self._measured.tdx_fields() | {"report_data": report_data}
-            quote = platform.tdx_quote(fields)
+            quote = platform.tdx_quote({**self._measured.tdx_fields(), "report_data": report_data})
         else:
-            fields = self._measured.sgx_fields() | {"report_data": report_data}
-            quote = platform.sgx_quote(fields)
+            quote = platform.sgx_quote({**self._measured.sgx_fields(), "report_data": report_data})
         return IssuedEvidence(self._tee, quote, collateral, simulated=True)
 
     def sealing_key(self) -> bytes:

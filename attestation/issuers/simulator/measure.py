@@ -70,14 +70,14 @@ class MeasuredState:
             "rt_mr3": _extend(self.model_digest),
         }
 
-    def sgx_fields(self) -> dict[str, bytes]:
+    def sgx_fields(self) -> dict[str, bytes | int]:
         """The SGX report registers that follow from this state."""
         return {
             "mr_enclave": self.mr_enclave,
             "mr_signer": hashlib.sha256(b"adyton simulator signer").digest(),
             "config_id": MARK.ljust(64, b"\0"),
-            "isv_prod_id": (1).to_bytes(2, "little"),
-            "isv_svn": (1).to_bytes(2, "little"),
+            "isv_prod_id": 1,
+            "isv_svn": 1,
         }
 
 

@@ -8,11 +8,13 @@ for another time. Forged bytes are not made here; tests flip those themselves.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import Final
 
 from attestation.collateral.model import Collateral
+from attestation.evidence.tdx import TdReport10, TdReport15
 from attestation.issuers.simulator import pki, tcb
 from attestation.issuers.simulator.quote import Fields, Quoter, sgx_body, td_body
 
@@ -23,6 +25,7 @@ CERTIFICATES_UNTIL: Final = 2_366_841_600  # 2045-01-01T00:00:00Z
 PRODUCTION_ATTRIBUTES: Final = bytes.fromhex("0500000000000000e700000000000000")
 """SGX INIT and MODE64BIT without DEBUG, then XFRM."""
 SEPT_VE_DISABLE: Final = bytes.fromhex("0000001000000000")
+_AS_IT_IS: Final[Fields] = MappingProxyType({})
 _QE_ATTRIBUTES: Final = bytes.fromhex("1500000000000000e700000000000000")
 
 
@@ -56,7 +59,7 @@ class SimulatedPlatform:
     `tcb_info_fmspc` default to the certificate's.
     """
 
-    seed: bytes
+    seed: bytes = field(repr=False)
     now: int
 
     fmspc: bytes = bytes.fromhex("00ad70000000")
@@ -217,19 +220,19 @@ class SimulatedPlatform:
         report = sgx_body(
             {
                 "cpu_svn": self.cpu_svn,
-                "misc_select": qe.misc_select.to_bytes(4, "little"),
+                "misc_select": qe.misc_select,
                 "attributes": qe.attributes,
                 "mr_enclave": qe.mr_enclave,
                 "mr_signer": qe.mr_signer,
-                "isv_prod_id": qe.isv_prod_id.to_bytes(2, "little"),
-                "isv_svn": qe.isv_svn.to_bytes(2, "little"),
+                "isv_prod_id": qe.isv_prod_id,
+                "isv_svn": qe.isv_svn,
                 "report_data": bound + bytes(32),
             }
         )
         return Quoter(
             attestation_key=key,
             qe_report=report,
-            qe_report_signature=pki.sign_raw(self.pck.key, report),
+            qe_report_signature=pki.sign_raw(self.pck.key, report.write()),
             auth_data=self.qe_auth_data,
             chain=(self.pck.pem + self.pck_ca.pem + self.root.pem).encode("ascii"),
             qe_id=pki.derive(self.seed, "qe id", 16),
@@ -245,13 +248,20 @@ class SimulatedPlatform:
     def _tdx_quoter(self) -> Quoter:
         return self._quoter("tdx")
 
-    def sgx_quote(self, fields: Fields) -> bytes:
+    def sgx_quote(self, fields: Fields, *, header: Fields = _AS_IT_IS) -> bytes:
         """A version 3 quote over a body of `fields`; the rest is this platform's."""
         base = {"cpu_svn": self.cpu_svn, "attributes": PRODUCTION_ATTRIBUTES}
-        return self._sgx_quoter.sgx_v3(sgx_body({**base, **fields}))
+        return self._sgx_quoter.sgx(sgx_body({**base, **fields}), header)
 
-    def tdx_quote(self, fields: Fields, *, version: int = 4, v15: bool = False) -> bytes:
-        """A version 4 or 5 quote over a body of `fields`; `v15` takes the TD 1.5 body."""
+    def tdx_quote(
+        self,
+        fields: Fields,
+        *,
+        version: int = 4,
+        body: type[TdReport10] = TdReport10,
+        header: Fields = _AS_IT_IS,
+    ) -> bytes:
+        """A version 4 or 5 quote over a body of `fields`; version 5 may take later bodies."""
         base = {
             "tee_tcb_svn": self.tee_tcb_svn,
             "mr_seam": _constant("TDX module"),
@@ -261,7 +271,6 @@ class SimulatedPlatform:
             "xfam": bytes.fromhex("e718060000000000"),
             "rt_mr0": _constant("firmware"),
         }
-        if v15:
+        if issubclass(body, TdReport15):
             base["tee_tcb_svn2"] = self.tee_tcb_svn
-        body = td_body({**base, **fields}, v15=v15)
-        return self._tdx_quoter.tdx_v5(body) if version == 5 else self._tdx_quoter.tdx_v4(body)
+        return self._tdx_quoter.tdx(version, td_body({**base, **fields}, body), header)
