@@ -41,5 +41,9 @@ class WorkerUnavailable(EnclaveError):  # noqa: N818 - reads as the fact it stat
     """The engine worker died, is restarting or is draining; the request did not finish."""
 
 
+class SlowReader(WorkerUnavailable):
+    """Nobody read the answer for too long, so its row was given to others."""
+
+
 class SealingError(EnclaveError):
     """Sealed state cannot be opened by this measurement, or was tampered with."""

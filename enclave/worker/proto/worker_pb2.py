@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!enclave/worker/proto/worker.proto\x12\x10\x61\x64yton.worker.v1\"\x9c\x01\n\tModelInfo\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x04kind\x18\x02 \x01(\x0e\x32\x1b.adyton.worker.v1.ModelKind\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x04 \x01(\r\x12\x16\n\x0e\x65mbedding_size\x18\x05 \x01(\r\x12\x12\n\nvocab_size\x18\x06 \x01(\r\"\x0f\n\rHealthRequest\"\xbe\x01\n\x0eHealthResponse\x12\x10\n\x08\x64raining\x18\x01 \x01(\x08\x12+\n\x06models\x18\x02 \x03(\x0b\x32\x1b.adyton.worker.v1.ModelInfo\x12\x12\n\nrows_total\x18\x03 \x01(\r\x12\x14\n\x0crows_running\x18\x04 \x01(\r\x12\x0f\n\x07waiting\x18\x05 \x01(\r\x12\x18\n\x10tokens_generated\x18\x06 \x01(\x04\x12\x18\n\x10tokens_prefilled\x18\x07 \x01(\x04\"n\n\x10LoadModelRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x04kind\x18\x02 \x01(\x0e\x32\x1b.adyton.worker.v1.ModelKind\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x15\n\rpinned_digest\x18\x04 \x01(\t\"U\n\x11LoadModelResponse\x12*\n\x05model\x18\x01 \x01(\x0b\x32\x1b.adyton.worker.v1.ModelInfo\x12\x14\n\x0cload_seconds\x18\x02 \x01(\x01\"\xc9\x03\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\x03H\x03\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x05 \x01(\x05H\x04\x88\x01\x01\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12=\n\nlogit_bias\x18\x07 \x03(\x0b\x32).adyton.worker.v1.Sampling.LogitBiasEntry\x12\x1e\n\x11\x66requency_penalty\x18\x08 \x01(\x02H\x05\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\t \x01(\x02H\x06\x88\x01\x01\x12\x19\n\x0ctop_logprobs\x18\n \x01(\x05H\x07\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seedB\r\n\x0b_max_tokensB\x14\n\x12_frequency_penaltyB\x13\n\x11_presence_penaltyB\x0f\n\r_top_logprobs\"\xc3\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x17\n\rmessages_json\x18\x03 \x01(\tH\x00\x12\x0e\n\x04text\x18\x04 \x01(\tH\x00\x12,\n\x06tokens\x18\x05 \x01(\x0b\x32\x1a.adyton.worker.v1.TokenIdsH\x00\x12,\n\x08sampling\x18\x06 \x01(\x0b\x32\x1a.adyton.worker.v1.SamplingB\x08\n\x06prompt\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"|\n\x0cTokenLogprob\x12\n\n\x02id\x18\x01 \x01(\x05\x12\r\n\x05token\x18\x02 \x01(\t\x12\x13\n\x0btoken_bytes\x18\x03 \x01(\x0c\x12\x0f\n\x07logprob\x18\x04 \x01(\x02\x12+\n\x03top\x18\x05 \x03(\x0b\x32\x1e.adyton.worker.v1.TokenLogprob\"\xb8\x01\n\rGenerateEvent\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x30\n\x08logprobs\x18\x03 \x03(\x0b\x32\x1e.adyton.worker.v1.TokenLogprob\x12\x19\n\x11\x63ompletion_tokens\x18\x04 \x01(\r\x12\x35\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x1e.adyton.worker.v1.FinishReason\",\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\"\x1f\n\tEmbedding\x12\x12\n\x06values\x18\x01 \x03(\x02\x42\x02\x10\x01\"W\n\rEmbedResponse\x12/\n\nembeddings\x18\x01 \x03(\x0b\x32\x1b.adyton.worker.v1.Embedding\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\"V\n\x12\x43ountTokensRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x17\n\rmessages_json\x18\x02 \x01(\tH\x00\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x42\x08\n\x06prompt\"%\n\x13\x43ountTokensResponse\x12\x0e\n\x06tokens\x18\x01 \x01(\r\"\'\n\x0c\x44rainRequest\x12\x17\n\x0ftimeout_seconds\x18\x01 \x01(\x01\"\x1d\n\rDrainResponse\x12\x0c\n\x04idle\x18\x01 \x01(\x08*V\n\tModelKind\x12\x1a\n\x16MODEL_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fMODEL_KIND_CHAT\x10\x01\x12\x18\n\x14MODEL_KIND_EMBEDDING\x10\x02*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xed\x03\n\x06Worker\x12K\n\x06Health\x12\x1f.adyton.worker.v1.HealthRequest\x1a .adyton.worker.v1.HealthResponse\x12T\n\tLoadModel\x12\".adyton.worker.v1.LoadModelRequest\x1a#.adyton.worker.v1.LoadModelResponse\x12P\n\x08Generate\x12!.adyton.worker.v1.GenerateRequest\x1a\x1f.adyton.worker.v1.GenerateEvent0\x01\x12H\n\x05\x45mbed\x12\x1e.adyton.worker.v1.EmbedRequest\x1a\x1f.adyton.worker.v1.EmbedResponse\x12Z\n\x0b\x43ountTokens\x12$.adyton.worker.v1.CountTokensRequest\x1a%.adyton.worker.v1.CountTokensResponse\x12H\n\x05\x44rain\x12\x1e.adyton.worker.v1.DrainRequest\x1a\x1f.adyton.worker.v1.DrainResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!enclave/worker/proto/worker.proto\x12\x10\x61\x64yton.worker.v1\"\x9c\x01\n\tModelInfo\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x04kind\x18\x02 \x01(\x0e\x32\x1b.adyton.worker.v1.ModelKind\x12\x14\n\x0cmodel_digest\x18\x03 \x01(\t\x12\x16\n\x0e\x63ontext_length\x18\x04 \x01(\r\x12\x16\n\x0e\x65mbedding_size\x18\x05 \x01(\r\x12\x12\n\nvocab_size\x18\x06 \x01(\r\"\x0f\n\rHealthRequest\"\xbe\x01\n\x0eHealthResponse\x12\x10\n\x08\x64raining\x18\x01 \x01(\x08\x12+\n\x06models\x18\x02 \x03(\x0b\x32\x1b.adyton.worker.v1.ModelInfo\x12\x12\n\nrows_total\x18\x03 \x01(\r\x12\x14\n\x0crows_running\x18\x04 \x01(\r\x12\x0f\n\x07waiting\x18\x05 \x01(\r\x12\x18\n\x10tokens_generated\x18\x06 \x01(\x04\x12\x18\n\x10tokens_prefilled\x18\x07 \x01(\x04\"n\n\x10LoadModelRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12)\n\x04kind\x18\x02 \x01(\x0e\x32\x1b.adyton.worker.v1.ModelKind\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x15\n\rpinned_digest\x18\x04 \x01(\t\"U\n\x11LoadModelResponse\x12*\n\x05model\x18\x01 \x01(\x0b\x32\x1b.adyton.worker.v1.ModelInfo\x12\x14\n\x0cload_seconds\x18\x02 \x01(\x01\"\xc9\x03\n\x08Sampling\x12\x18\n\x0btemperature\x18\x01 \x01(\x02H\x00\x88\x01\x01\x12\x12\n\x05top_p\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_k\x18\x03 \x01(\x05H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\x03H\x03\x88\x01\x01\x12\x17\n\nmax_tokens\x18\x05 \x01(\x05H\x04\x88\x01\x01\x12\x0c\n\x04stop\x18\x06 \x03(\t\x12=\n\nlogit_bias\x18\x07 \x03(\x0b\x32).adyton.worker.v1.Sampling.LogitBiasEntry\x12\x1e\n\x11\x66requency_penalty\x18\x08 \x01(\x02H\x05\x88\x01\x01\x12\x1d\n\x10presence_penalty\x18\t \x01(\x02H\x06\x88\x01\x01\x12\x19\n\x0ctop_logprobs\x18\n \x01(\x05H\x07\x88\x01\x01\x1a\x30\n\x0eLogitBiasEntry\x12\x0b\n\x03key\x18\x01 \x01(\x05\x12\r\n\x05value\x18\x02 \x01(\x02:\x02\x38\x01\x42\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x08\n\x06_top_kB\x07\n\x05_seedB\r\n\x0b_max_tokensB\x14\n\x12_frequency_penaltyB\x13\n\x11_presence_penaltyB\x0f\n\r_top_logprobs\"\xc3\x01\n\x0fGenerateRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x17\n\rmessages_json\x18\x03 \x01(\tH\x00\x12\x0e\n\x04text\x18\x04 \x01(\tH\x00\x12,\n\x06tokens\x18\x05 \x01(\x0b\x32\x1a.adyton.worker.v1.TokenIdsH\x00\x12,\n\x08sampling\x18\x06 \x01(\x0b\x32\x1a.adyton.worker.v1.SamplingB\x08\n\x06prompt\"\x17\n\x08TokenIds\x12\x0b\n\x03ids\x18\x01 \x03(\x05\"|\n\x0cTokenLogprob\x12\n\n\x02id\x18\x01 \x01(\x05\x12\r\n\x05token\x18\x02 \x01(\t\x12\x13\n\x0btoken_bytes\x18\x03 \x01(\x0c\x12\x0f\n\x07logprob\x18\x04 \x01(\x02\x12+\n\x03top\x18\x05 \x03(\x0b\x32\x1e.adyton.worker.v1.TokenLogprob\"\xb8\x01\n\rGenerateEvent\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x0c\n\x04text\x18\x02 \x01(\t\x12\x30\n\x08logprobs\x18\x03 \x03(\x0b\x32\x1e.adyton.worker.v1.TokenLogprob\x12\x19\n\x11\x63ompletion_tokens\x18\x04 \x01(\r\x12\x35\n\rfinish_reason\x18\x05 \x01(\x0e\x32\x1e.adyton.worker.v1.FinishReason\"\x8c\x01\n\x0b\x43lientFrame\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12\x35\n\x08generate\x18\x02 \x01(\x0b\x32!.adyton.worker.v1.GenerateRequestH\x00\x12.\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x1c.adyton.worker.v1.CancelCallH\x00\x42\x08\n\x06\x61\x63tion\"\x0c\n\nCancelCall\"9\n\nEventBatch\x12+\n\x06\x65vents\x18\x01 \x03(\x0b\x32\x1b.adyton.worker.v1.CallEvent\"u\n\tCallEvent\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12.\n\x05\x65vent\x18\x02 \x01(\x0b\x32\x1f.adyton.worker.v1.GenerateEvent\x12*\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x1b.adyton.worker.v1.CallError\"*\n\tCallError\x12\x0c\n\x04\x63ode\x18\x01 \x01(\r\x12\x0f\n\x07\x64\x65tails\x18\x02 \x01(\t\",\n\x0c\x45mbedRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\r\n\x05texts\x18\x02 \x03(\t\"\x1f\n\tEmbedding\x12\x12\n\x06values\x18\x01 \x03(\x02\x42\x02\x10\x01\"W\n\rEmbedResponse\x12/\n\nembeddings\x18\x01 \x03(\x0b\x32\x1b.adyton.worker.v1.Embedding\x12\x15\n\rprompt_tokens\x18\x02 \x01(\r\"V\n\x12\x43ountTokensRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x17\n\rmessages_json\x18\x02 \x01(\tH\x00\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x42\x08\n\x06prompt\"%\n\x13\x43ountTokensResponse\x12\x0e\n\x06tokens\x18\x01 \x01(\r\"\'\n\x0c\x44rainRequest\x12\x17\n\x0ftimeout_seconds\x18\x01 \x01(\x01\"\x1d\n\rDrainResponse\x12\x0c\n\x04idle\x18\x01 \x01(\x08*V\n\tModelKind\x12\x1a\n\x16MODEL_KIND_UNSPECIFIED\x10\x00\x12\x13\n\x0fMODEL_KIND_CHAT\x10\x01\x12\x18\n\x14MODEL_KIND_EMBEDDING\x10\x02*_\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x32\xb8\x04\n\x06Worker\x12K\n\x06Health\x12\x1f.adyton.worker.v1.HealthRequest\x1a .adyton.worker.v1.HealthResponse\x12T\n\tLoadModel\x12\".adyton.worker.v1.LoadModelRequest\x1a#.adyton.worker.v1.LoadModelResponse\x12P\n\x08Generate\x12!.adyton.worker.v1.GenerateRequest\x1a\x1f.adyton.worker.v1.GenerateEvent0\x01\x12I\n\x06Stream\x12\x1d.adyton.worker.v1.ClientFrame\x1a\x1c.adyton.worker.v1.EventBatch(\x01\x30\x01\x12H\n\x05\x45mbed\x12\x1e.adyton.worker.v1.EmbedRequest\x1a\x1f.adyton.worker.v1.EmbedResponse\x12Z\n\x0b\x43ountTokens\x12$.adyton.worker.v1.CountTokensRequest\x1a%.adyton.worker.v1.CountTokensResponse\x12H\n\x05\x44rain\x12\x1e.adyton.worker.v1.DrainRequest\x1a\x1f.adyton.worker.v1.DrainResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,10 +35,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SAMPLING_LOGITBIASENTRY']._serialized_options = b'8\001'
   _globals['_EMBEDDING'].fields_by_name['values']._loaded_options = None
   _globals['_EMBEDDING'].fields_by_name['values']._serialized_options = b'\020\001'
-  _globals['_MODELKIND']._serialized_start=1986
-  _globals['_MODELKIND']._serialized_end=2072
-  _globals['_FINISHREASON']._serialized_start=2074
-  _globals['_FINISHREASON']._serialized_end=2169
+  _globals['_MODELKIND']._serialized_start=2365
+  _globals['_MODELKIND']._serialized_end=2451
+  _globals['_FINISHREASON']._serialized_start=2453
+  _globals['_FINISHREASON']._serialized_end=2548
   _globals['_MODELINFO']._serialized_start=56
   _globals['_MODELINFO']._serialized_end=212
   _globals['_HEALTHREQUEST']._serialized_start=214
@@ -61,20 +61,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TOKENLOGPROB']._serialized_end=1430
   _globals['_GENERATEEVENT']._serialized_start=1433
   _globals['_GENERATEEVENT']._serialized_end=1617
-  _globals['_EMBEDREQUEST']._serialized_start=1619
-  _globals['_EMBEDREQUEST']._serialized_end=1663
-  _globals['_EMBEDDING']._serialized_start=1665
-  _globals['_EMBEDDING']._serialized_end=1696
-  _globals['_EMBEDRESPONSE']._serialized_start=1698
-  _globals['_EMBEDRESPONSE']._serialized_end=1785
-  _globals['_COUNTTOKENSREQUEST']._serialized_start=1787
-  _globals['_COUNTTOKENSREQUEST']._serialized_end=1873
-  _globals['_COUNTTOKENSRESPONSE']._serialized_start=1875
-  _globals['_COUNTTOKENSRESPONSE']._serialized_end=1912
-  _globals['_DRAINREQUEST']._serialized_start=1914
-  _globals['_DRAINREQUEST']._serialized_end=1953
-  _globals['_DRAINRESPONSE']._serialized_start=1955
-  _globals['_DRAINRESPONSE']._serialized_end=1984
-  _globals['_WORKER']._serialized_start=2172
-  _globals['_WORKER']._serialized_end=2665
+  _globals['_CLIENTFRAME']._serialized_start=1620
+  _globals['_CLIENTFRAME']._serialized_end=1760
+  _globals['_CANCELCALL']._serialized_start=1762
+  _globals['_CANCELCALL']._serialized_end=1774
+  _globals['_EVENTBATCH']._serialized_start=1776
+  _globals['_EVENTBATCH']._serialized_end=1833
+  _globals['_CALLEVENT']._serialized_start=1835
+  _globals['_CALLEVENT']._serialized_end=1952
+  _globals['_CALLERROR']._serialized_start=1954
+  _globals['_CALLERROR']._serialized_end=1996
+  _globals['_EMBEDREQUEST']._serialized_start=1998
+  _globals['_EMBEDREQUEST']._serialized_end=2042
+  _globals['_EMBEDDING']._serialized_start=2044
+  _globals['_EMBEDDING']._serialized_end=2075
+  _globals['_EMBEDRESPONSE']._serialized_start=2077
+  _globals['_EMBEDRESPONSE']._serialized_end=2164
+  _globals['_COUNTTOKENSREQUEST']._serialized_start=2166
+  _globals['_COUNTTOKENSREQUEST']._serialized_end=2252
+  _globals['_COUNTTOKENSRESPONSE']._serialized_start=2254
+  _globals['_COUNTTOKENSRESPONSE']._serialized_end=2291
+  _globals['_DRAINREQUEST']._serialized_start=2293
+  _globals['_DRAINREQUEST']._serialized_end=2332
+  _globals['_DRAINRESPONSE']._serialized_start=2334
+  _globals['_DRAINRESPONSE']._serialized_end=2363
+  _globals['_WORKER']._serialized_start=2551
+  _globals['_WORKER']._serialized_end=3119
 # @@protoc_insertion_point(module_scope)

@@ -49,6 +49,11 @@ class WorkerStub:
                 request_serializer=enclave_dot_worker_dot_proto_dot_worker__pb2.GenerateRequest.SerializeToString,
                 response_deserializer=enclave_dot_worker_dot_proto_dot_worker__pb2.GenerateEvent.FromString,
                 _registered_method=True)
+        self.Stream = channel.stream_stream(
+                '/adyton.worker.v1.Worker/Stream',
+                request_serializer=enclave_dot_worker_dot_proto_dot_worker__pb2.ClientFrame.SerializeToString,
+                response_deserializer=enclave_dot_worker_dot_proto_dot_worker__pb2.EventBatch.FromString,
+                _registered_method=True)
         self.Embed = channel.unary_unary(
                 '/adyton.worker.v1.Worker/Embed',
                 request_serializer=enclave_dot_worker_dot_proto_dot_worker__pb2.EmbedRequest.SerializeToString,
@@ -70,7 +75,7 @@ class WorkerServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Health(self, request, context):
-        """Loads the models named on the worker's command line are reported here once ready.
+        """What is loaded and how busy the rows are.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -85,6 +90,14 @@ class WorkerServicer:
 
     def Generate(self, request, context):
         """Streams one completion. Cancelling the call frees the row.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Stream(self, request_iterator, context):
+        """The same completions, many over one call: all rows' events of an engine step travel
+        in one message, so a token does not pay for a gRPC message of its own.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -126,6 +139,11 @@ def add_WorkerServicer_to_server(servicer, server):
                     servicer.Generate,
                     request_deserializer=enclave_dot_worker_dot_proto_dot_worker__pb2.GenerateRequest.FromString,
                     response_serializer=enclave_dot_worker_dot_proto_dot_worker__pb2.GenerateEvent.SerializeToString,
+            ),
+            'Stream': grpc.stream_stream_rpc_method_handler(
+                    servicer.Stream,
+                    request_deserializer=enclave_dot_worker_dot_proto_dot_worker__pb2.ClientFrame.FromString,
+                    response_serializer=enclave_dot_worker_dot_proto_dot_worker__pb2.EventBatch.SerializeToString,
             ),
             'Embed': grpc.unary_unary_rpc_method_handler(
                     servicer.Embed,
@@ -224,6 +242,33 @@ class Worker:
             '/adyton.worker.v1.Worker/Generate',
             enclave_dot_worker_dot_proto_dot_worker__pb2.GenerateRequest.SerializeToString,
             enclave_dot_worker_dot_proto_dot_worker__pb2.GenerateEvent.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Stream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/adyton.worker.v1.Worker/Stream',
+            enclave_dot_worker_dot_proto_dot_worker__pb2.ClientFrame.SerializeToString,
+            enclave_dot_worker_dot_proto_dot_worker__pb2.EventBatch.FromString,
             options,
             channel_credentials,
             insecure,

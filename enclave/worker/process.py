@@ -1,0 +1,126 @@
+"""The worker as a process: it dies with its parent, dumps no core and prints no content.
+
+The parent holds the other end of standard input. Its first line is a JSON object of
+secrets; after it nothing is sent, and end-of-file means that the parent is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+import threading
+import traceback
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+EXIT_ORPHANED = 3
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_MAX_SECRETS_BYTES = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSecrets:
+    """What the parent confides. `cache_key` authenticates the conversion cache; None: no cache."""
+
+    cache_key: bytes | None = None
+
+    def line(self) -> bytes:
+        key = None if self.cache_key is None else self.cache_key.hex()
+        return json.dumps({"cache_key": key}).encode() + b"\n"
+
+    @classmethod
+    def read(cls, fd: int) -> WorkerSecrets:
+        """Read the one line byte by byte, so that nothing behind it is swallowed."""
+        line = bytearray()
+        while (byte := os.read(fd, 1)) not in (b"", b"\n"):
+            line += byte
+            if len(line) > _MAX_SECRETS_BYTES:
+                raise SystemExit("adyton worker: the secrets line has no end")
+        try:
+            key = json.loads(line)["cache_key"]
+            return cls(cache_key=None if key is None else bytes.fromhex(key))
+        except (ValueError, KeyError, TypeError):
+            raise SystemExit("adyton worker: the first line of input is not secrets") from None
+
+
+def harden() -> None:
+    """No core dump and no debugger of the same user can carry prompts out of this process."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def die_with_parent(fd: int) -> None:
+    """Exit when the parent does: by signal where the kernel offers it, by end-of-file always.
+
+    The signal alone would miss a parent that died before it was asked for; end-of-file
+    alone would miss nothing, but needs this process to get a turn on the CPU.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    def watch() -> None:
+        while os.read(fd, 4096):
+            pass
+        os._exit(EXIT_ORPHANED)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def private_directory(path: Path) -> None:
+    """Create `path` for this user only, or refuse one that others may enter."""
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = path.stat()
+    if status.st_uid != os.geteuid() or status.st_mode & 0o077:
+        raise SystemExit(f"adyton worker: {path} must belong to this user alone (mode 0700)")
+
+
+def print_fault(where: str, error: BaseException) -> None:
+    """Tell the operator which code failed. Never the message: it may quote a prompt."""
+    frames = traceback.extract_tb(error.__traceback__)
+    at = " < ".join(f"{Path(f.filename).name}:{f.lineno}" for f in reversed(frames[-6:]))
+    print(f"{where}: {type(error).__name__} at {at}", file=sys.stderr, flush=True)
+
+
+def silence_content() -> None:
+    """Send every path that would print an exception's message through `print_fault`."""
+
+    def excepthook(_: type[BaseException], error: BaseException, __: TracebackType | None) -> None:
+        print_fault("fatal", error)
+
+    def thread_excepthook(args: threading.ExceptHookArgs) -> None:
+        if args.exc_value is not None:
+            print_fault("thread", args.exc_value)
+
+    def unraisablehook(args: Any) -> None:
+        if args.exc_value is not None:
+            print_fault("unraisable", args.exc_value)
+
+    sys.excepthook = excepthook
+    threading.excepthook = thread_excepthook
+    sys.unraisablehook = unraisablehook
+    for name in ("grpc", "asyncio"):
+        logger = logging.getLogger(name)
+        logger.addHandler(logging.NullHandler())
+        logger.propagate = False
+
+
+def loop_exception_handler(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    error = context.get("exception")
+    if isinstance(error, BaseException):
+        print_fault("loop", error)
+
+
+def _prctl(option: int, value: int) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
+        # Some library kernels lack these; end-of-file and the resource limit still hold.
+        print(f"prctl({option}) is not available here", file=sys.stderr, flush=True)

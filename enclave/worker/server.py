@@ -1,0 +1,470 @@
+"""The worker's gRPC half: requests in, the engine's events out, on one event loop.
+
+The engine reports each step from its own thread, all rows at once; the loop is woken once
+a step. Whatever fails becomes a status by `wire.status_of`, and an unforeseen failure is
+printed by class and place only.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NoReturn, Protocol, TypeVar
+
+import grpc
+import grpc.aio
+
+from enclave.engine.api import ChatEngine, Deliver, Embedder, EventBatch, GenerationEvent
+from enclave.errors import (
+    EnclaveError,
+    InvalidRequest,
+    ModelError,
+    ModelNotFound,
+    Overloaded,
+    SlowReader,
+    WorkerUnavailable,
+)
+from enclave.worker.convert import (
+    check_tokens,
+    event_message,
+    model_message,
+    parse_messages,
+    parse_sampling,
+)
+from enclave.worker.mailbox import Mailbox, join_events
+from enclave.worker.process import print_fault
+from enclave.worker.proto import worker_pb2 as pb
+from enclave.worker.proto import worker_pb2_grpc as rpc
+from enclave.worker.wire import status_of
+
+MAX_EMBED_TEXTS = 2048  # OpenAI's ceiling
+
+T = TypeVar("T")
+
+
+class Loader(Protocol):
+    """Turns a model's files into something that runs. Called off the event loop."""
+
+    def chat(self, path: Path, *, id: str, pinned_digest: str, deliver: Deliver) -> ChatEngine: ...
+
+    def embedder(self, path: Path, *, id: str, pinned_digest: str) -> Embedder: ...
+
+
+class Sink(Protocol):
+    """Where the events of one generation go."""
+
+    def event(self, event: GenerationEvent) -> None: ...
+
+    def fail(self, error: BaseException) -> None: ...
+
+
+class Rows:
+    """One chat engine and who listens to which of its generations."""
+
+    def __init__(self, limit: int | None) -> None:
+        self.engine: ChatEngine | None = None
+        self._limit = limit
+        self._loop = asyncio.get_running_loop()
+        self._sinks: dict[int, Sink] = {}
+
+    def __len__(self) -> int:
+        return len(self._sinks)
+
+    def deliver(self, batch: EventBatch) -> None:
+        """Called by the engine's thread, once a step."""
+        self._loop.call_soon_threadsafe(self._dispatch, batch)
+
+    def _dispatch(self, batch: EventBatch) -> None:
+        for generation, event in batch:
+            sink = self._sinks.get(generation)
+            if sink is None:
+                continue  # cancelled while the step ran
+            if event.finish_reason is not None or event.error is not None:
+                del self._sinks[generation]
+            sink.event(event)
+
+    def submit(self, prompt: Sequence[int], sampling: Any, sink: Sink) -> int:
+        """Admit one generation. On the loop, so its events cannot come before its sink."""
+        if self.engine is None:
+            raise WorkerUnavailable("the model is still loading")
+        if self._limit is not None and len(self._sinks) >= self._limit:
+            raise Overloaded("all rows are busy and the line is full")
+        generation = self.engine.submit(prompt, sampling)
+        self._sinks[generation] = sink
+        return generation
+
+    def cancel(self, generation: int) -> None:
+        if self._sinks.pop(generation, None) is not None and self.engine is not None:
+            self.engine.cancel(generation)
+
+    def fail_all(self, error: EnclaveError) -> None:
+        for generation in list(self._sinks):
+            sink = self._sinks[generation]
+            self.cancel(generation)
+            sink.fail(error)
+
+
+class WorkerService(rpc.WorkerServicer):
+    """The protocol's service. `queue` is how many may wait beyond the rows."""
+
+    def __init__(
+        self, loader: Loader, *, rows: int, queue: int, reader_patience_s: float = 30.0
+    ) -> None:
+        self._loader = loader
+        self._rows_per_model = rows
+        self._queue = queue
+        self._patience_s = reader_patience_s
+        self._chats: dict[str, Rows] = {}
+        self._embedders: dict[str, Embedder] = {}
+        self._draining = False
+        self._loading = asyncio.Lock()
+        self._embeds_waiting = 0
+        self._encode_pool = ThreadPoolExecutor(2, thread_name_prefix="encode")
+        self._embed_pool = ThreadPoolExecutor(1, thread_name_prefix="embed")
+
+    # --- models -------------------------------------------------------------------
+
+    async def LoadModel(  # noqa: N802 - the protocol's name
+        self, request: pb.LoadModelRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.LoadModelResponse:
+        return await _answer(context, self._load(request))
+
+    async def _load(self, request: pb.LoadModelRequest) -> pb.LoadModelResponse:
+        if not request.id or not request.path:
+            raise ModelError("a model needs an id and a path")
+        async with self._loading:
+            if request.id in self._chats or request.id in self._embedders:
+                raise ModelError(f"a model called {request.id!r} is already loaded")
+            started = time.monotonic()
+            match request.kind:
+                case pb.MODEL_KIND_CHAT:
+                    info = await self._load_chat(request)
+                case pb.MODEL_KIND_EMBEDDING:
+                    info = await self._load_embedder(request)
+                case _:
+                    raise ModelError("a model is either for chat or for embeddings")
+            return pb.LoadModelResponse(model=info, load_seconds=time.monotonic() - started)
+
+    async def _load_chat(self, request: pb.LoadModelRequest) -> pb.ModelInfo:
+        rows = Rows(self._rows_per_model + self._queue)
+        engine = await asyncio.to_thread(
+            _load_or_explain,
+            lambda: self._loader.chat(
+                Path(request.path),
+                id=request.id,
+                pinned_digest=request.pinned_digest,
+                deliver=rows.deliver,
+            ),
+        )
+        rows.engine = engine
+        self._chats[request.id] = rows
+        return model_message(engine.info)
+
+    async def _load_embedder(self, request: pb.LoadModelRequest) -> pb.ModelInfo:
+        embedder = await asyncio.to_thread(
+            _load_or_explain,
+            lambda: self._loader.embedder(
+                Path(request.path), id=request.id, pinned_digest=request.pinned_digest
+            ),
+        )
+        self._embedders[request.id] = embedder
+        return model_message(embedder.info)
+
+    def _chat(self, model: str) -> tuple[Rows, ChatEngine]:
+        rows = self._chats.get(model)
+        if rows is None or rows.engine is None:
+            raise ModelNotFound(model)
+        return rows, rows.engine
+
+    # --- generation ---------------------------------------------------------------
+
+    async def admit(self, request: pb.GenerateRequest, sink: Sink) -> tuple[Rows, int, int]:
+        """Encode the prompt and give it a place; (rows, generation, prompt tokens)."""
+        rows, engine = self._chat(request.model)
+        sampling = parse_sampling(request.sampling, engine.info.vocab_size)
+        prompt = await self._encode(engine, request)
+        if self._draining:
+            raise WorkerUnavailable("the engine worker is shutting down")
+        return rows, rows.submit(prompt, sampling, sink), len(prompt)
+
+    async def _encode(self, engine: ChatEngine, request: Any) -> list[int]:
+        """Off the loop: a long prompt must not hold up other rows' tokens."""
+
+        def encode() -> list[int]:
+            match request.WhichOneof("prompt"):
+                case "messages_json":
+                    return engine.encode_chat(parse_messages(request.messages_json))
+                case "text":
+                    return engine.encode_text(request.text)
+                case "tokens":
+                    return check_tokens(list(request.tokens.ids), engine.info.vocab_size)
+                case _:
+                    raise InvalidRequest("prompt", "a prompt is required")
+
+        return await asyncio.get_running_loop().run_in_executor(self._encode_pool, encode)
+
+    async def Generate(  # noqa: N802 - the protocol's name
+        self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[pb.GenerateEvent]:
+        sink = _MailboxSink(self._patience_s)
+        try:
+            rows, generation, prompt_tokens = await self.admit(request, sink)
+        except Exception as error:
+            await _abort(context, error)
+        sink.cancel = lambda: rows.cancel(generation)
+        try:
+            yield pb.GenerateEvent(prompt_tokens=prompt_tokens)
+            while (event := await sink.mailbox.get()) is not None:
+                yield event
+        except Exception as error:
+            await _abort(context, error)
+        finally:
+            rows.cancel(generation)  # does nothing once the generation has ended
+
+    async def Stream(  # noqa: N802 - the protocol's name
+        self,
+        request_iterator: AsyncIterator[pb.ClientFrame],
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> None:
+        connection = _Connection(self, context, self._patience_s)
+        try:
+            await connection.run(request_iterator)
+        except TimeoutError:
+            await _abort(context, SlowReader("the node stopped reading"))
+        finally:
+            connection.cancel_all()
+
+    # --- the rest -----------------------------------------------------------------
+
+    async def Embed(  # noqa: N802 - the protocol's name
+        self, request: pb.EmbedRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.EmbedResponse:
+        return await _answer(context, self._embed(request))
+
+    async def _embed(self, request: pb.EmbedRequest) -> pb.EmbedResponse:
+        embedder = self._embedders.get(request.model)
+        if embedder is None:
+            raise ModelNotFound(request.model)
+        texts = list(request.texts)
+        if not 0 < len(texts) <= MAX_EMBED_TEXTS:
+            raise InvalidRequest("input", f"input must have 1 to {MAX_EMBED_TEXTS} texts")
+        if self._draining:
+            raise WorkerUnavailable("the engine worker is shutting down")
+        if self._embeds_waiting >= self._rows_per_model + self._queue:
+            raise Overloaded("too many embedding requests are waiting")
+
+        def embed() -> pb.EmbedResponse:
+            vectors, tokens = embedder.embed(texts)
+            rows = [pb.Embedding(values=vector.tolist()) for vector in vectors]
+            return pb.EmbedResponse(embeddings=rows, prompt_tokens=tokens)
+
+        self._embeds_waiting += 1
+        try:
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._embed_pool, embed)
+        finally:
+            self._embeds_waiting -= 1
+
+    async def CountTokens(  # noqa: N802 - the protocol's name
+        self, request: pb.CountTokensRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.CountTokensResponse:
+        return await _answer(context, self._count(request))
+
+    async def _count(self, request: pb.CountTokensRequest) -> pb.CountTokensResponse:
+        embedder = self._embedders.get(request.model)
+        if embedder is None:
+            _, engine = self._chat(request.model)
+            return pb.CountTokensResponse(tokens=len(await self._encode(engine, request)))
+        if request.WhichOneof("prompt") != "text":
+            raise InvalidRequest("input", "an embedding model counts the tokens of text")
+        count = embedder.count
+        loop = asyncio.get_running_loop()
+        tokens = await loop.run_in_executor(self._encode_pool, count, [request.text])
+        return pb.CountTokensResponse(tokens=tokens[0])
+
+    async def Health(  # noqa: N802 - the protocol's name
+        self, request: pb.HealthRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.HealthResponse:
+        answer = pb.HealthResponse(draining=self._draining)
+        for rows in self._chats.values():
+            if rows.engine is not None:
+                answer.models.append(model_message(rows.engine.info))
+                stats = rows.engine.stats()
+                answer.rows_total += stats.rows_total
+                answer.rows_running += stats.rows_running
+                answer.waiting += stats.waiting
+                answer.tokens_generated += stats.tokens_generated
+                answer.tokens_prefilled += stats.tokens_prefilled
+        answer.models.extend(model_message(e.info) for e in self._embedders.values())
+        return answer
+
+    async def Drain(  # noqa: N802 - the protocol's name
+        self, request: pb.DrainRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> pb.DrainResponse:
+        self._draining = True
+        deadline = time.monotonic() + max(0.0, min(request.timeout_seconds, 3600.0))
+        # Idle is what several counters say together; nothing announces it.
+        while not (idle := self._idle()) and time.monotonic() < deadline:  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+        return pb.DrainResponse(idle=idle)
+
+    def _idle(self) -> bool:
+        return not self._embeds_waiting and not any(len(r) for r in self._chats.values())
+
+    def close(self) -> None:
+        """End whatever runs and stop the engines."""
+        self._draining = True
+        for rows in self._chats.values():
+            rows.fail_all(WorkerUnavailable("the engine worker is shutting down"))
+            if rows.engine is not None:
+                rows.engine.close()
+        self._encode_pool.shutdown(wait=False, cancel_futures=True)
+        self._embed_pool.shutdown(wait=False, cancel_futures=True)
+
+
+class _MailboxSink:
+    """A plain Generate call: its own mailbox, given up when nobody reads."""
+
+    def __init__(self, patience_s: float) -> None:
+        self.mailbox = Mailbox(patience_s)
+        self.cancel: Callable[[], None] = lambda: None
+
+    def event(self, event: GenerationEvent) -> None:
+        if event.error is not None:
+            self.fail(event.error)
+        elif not self.mailbox.put(event_message(event)):
+            self.cancel()
+            self.fail(SlowReader("nobody read the answer"))
+
+    def fail(self, error: BaseException) -> None:
+        self.mailbox.fail(error)
+
+
+class _Connection:
+    """One Stream call: what is to be sent next, joined per completion while a write runs."""
+
+    def __init__(
+        self,
+        service: WorkerService,
+        context: grpc.aio.ServicerContext[Any, Any],
+        patience_s: float,
+    ) -> None:
+        self._service = service
+        self._context = context
+        self._patience_s = patience_s
+        self._wake = asyncio.Event()
+        self._next = pb.EventBatch()
+        self._index: dict[int, pb.CallEvent] = {}
+        self._calls: dict[int, Callable[[], object]] = {}
+        self._reading = True
+
+    async def run(self, frames: AsyncIterator[pb.ClientFrame]) -> None:
+        """Until the node ends its half. Raises TimeoutError when it stops reading."""
+        reader = asyncio.create_task(self._read(frames))
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                if not self._reading:
+                    return
+                batch, self._next, self._index = self._next, pb.EventBatch(), {}
+                async with asyncio.timeout(self._patience_s):
+                    await self._context.write(batch)
+        finally:
+            reader.cancel()
+
+    async def _read(self, frames: AsyncIterator[pb.ClientFrame]) -> None:
+        try:
+            async for frame in frames:
+                if frame.WhichOneof("action") == "generate" and frame.call not in self._calls:
+                    task = asyncio.create_task(self._begin(frame.call, frame.generate))
+                    self._calls[frame.call] = task.cancel
+                elif frame.WhichOneof("action") == "cancel":
+                    self._calls.pop(frame.call, int)()
+        finally:
+            self._reading = False
+            self._wake.set()
+
+    async def _begin(self, call: int, request: pb.GenerateRequest) -> None:
+        sink = _StreamSink(self, call)
+        try:
+            rows, generation, prompt_tokens = await self._service.admit(request, sink)
+        except Exception as error:
+            sink.fail(error)
+            return
+        # No await since submit: the call cannot have been cancelled in between.
+        self._calls[call] = lambda: rows.cancel(generation)
+        self.entry(call).event.prompt_tokens = prompt_tokens
+
+    def entry(self, call: int) -> pb.CallEvent:
+        """What goes to `call` with the next message."""
+        entry = self._index.get(call)
+        if entry is None:
+            entry = self._next.events.add()
+            entry.call = call
+            self._index[call] = entry
+            self._wake.set()
+        return entry
+
+    def ended(self, call: int) -> None:
+        self._calls.pop(call, None)
+
+    def cancel_all(self) -> None:
+        for cancel in list(self._calls.values()):
+            cancel()
+        self._calls.clear()
+
+
+class _StreamSink:
+    def __init__(self, connection: _Connection, call: int) -> None:
+        self._connection = connection
+        self._call = call
+
+    def event(self, event: GenerationEvent) -> None:
+        if event.error is not None:
+            self.fail(event.error)
+            return
+        join_events(self._connection.entry(self._call).event, event_message(event))
+        if event.finish_reason is not None:
+            self._connection.ended(self._call)
+
+    def fail(self, error: BaseException) -> None:
+        _report(error)
+        code, details = status_of(error)
+        entry = self._connection.entry(self._call)
+        entry.error.code, entry.error.details = code.value[0], details
+        self._connection.ended(self._call)
+
+
+def _load_or_explain(load: Callable[[], T]) -> T:
+    """Files are not prompts, so what is wrong with them may be told in full."""
+    try:
+        return load()
+    except EnclaveError:
+        raise
+    except Exception as error:
+        raise ModelError(f"the model cannot be loaded: {type(error).__name__}: {error}") from error
+
+
+async def _answer(context: grpc.aio.ServicerContext[Any, Any], work: Awaitable[T]) -> T:
+    try:
+        return await work
+    except Exception as error:
+        await _abort(context, error)
+
+
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> NoReturn:
+    if isinstance(error, grpc.aio.AbortError):
+        raise error
+    _report(error)
+    code, details = status_of(error)
+    await context.abort(code, details)
+    raise AssertionError("abort returned")
+
+
+def _report(error: BaseException) -> None:
+    if not isinstance(error, EnclaveError):
+        print_fault("request", error)
