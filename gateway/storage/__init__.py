@@ -1,0 +1,21 @@
+"""What a node remembers across kill -9: receipts and API keys, in one database.
+
+Never a prompt, never an answer: receipts carry hashes, keys are kept as digests.
+"""
+
+from __future__ import annotations
+
+from gateway.storage.api_keys import ApiKey, ApiKeyStore
+from gateway.storage.database import Database
+from gateway.storage.errors import KeyRefused, StorageError
+from gateway.storage.receipts import ReceiptStore, StoredReceipt
+
+__all__ = [
+    "ApiKey",
+    "ApiKeyStore",
+    "Database",
+    "KeyRefused",
+    "ReceiptStore",
+    "StorageError",
+    "StoredReceipt",
+]
