@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -56,6 +57,9 @@ def _check(value: Any, depth: int) -> None:
     if isinstance(value, str):
         if any("\ud800" <= c <= "\udfff" for c in value):
             raise MalformedEvidence("json", "lone surrogate in a string")
+    elif isinstance(value, float):
+        if not math.isfinite(value):
+            raise MalformedEvidence("json", "number out of range")
     elif isinstance(value, dict):
         for name, item in value.items():
             _check(name, depth)

@@ -142,7 +142,7 @@ class Keyset:
         ids = [k.key_id for k in receipt]
         if len(set(ids)) != len(ids):
             raise MalformedEvidence(f"{where}.receipt_signing_keys", "duplicate key_id")
-        if {k.public_key for k in receipt} & {k.public_key for k in e2ee}:
+        if {k.public_key.lower() for k in receipt} & {k.public_key.lower() for k in e2ee}:
             raise MalformedEvidence(where, "one key has two roles")
         return cls(
             subject=subject,

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import dcap_qvl
+from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestation.collateral.model import Collateral
@@ -38,6 +39,8 @@ _STEPS: Final = (
     ("Failed to parse PCK", "pck_chain"),
     ("Certificate chain is too short in quote", "pck_chain"),
     ("Unsupported DCAP PCK cert format", "pck_chain"),
+    ("Failed to parse root CA CRL", "root_crl"),
+    ("Failed to parse PCK CRL", "pck_crl"),
     ("Failed to parse CRL", "crl"),
     ("Failed to decode TcbInfo", "tcb_info"),
     ("Failed to parse TCB Info", "tcb_info"),
@@ -61,6 +64,7 @@ _STEPS: Final = (
     ("TDX module", "tdx_module"),
     ("No TDX module", "tdx_module"),
     ("TCB status is invalid", "revoked"),
+    ("Unrecognized TCB status", "tcb_level"),
     ("Reserved bits in TD attributes", "td_attributes"),
     ("SEPT_VE_DISABLE", "td_attributes"),
 )
@@ -120,37 +124,41 @@ def _candidates(endorsements: Endorsements, roots: Sequence[bytes]) -> Sequence[
     return tuple(endorsements.anchors) or roots
 
 
+def _pck_chain(quote: SgxQuote | TdxQuote, collateral: Collateral) -> tuple[x509.Certificate, ...]:
+    """The PCK chain dcap-qvl used, empty when it cannot be read."""
+    pem = quote.signature.pck_chain or b""
+    if collateral.pck_certificate_chain is not None:
+        pem = collateral.pck_certificate_chain.encode()
+    try:
+        return read_chain("pck_chain", pem)
+    except CollateralError:
+        return ()
+
+
 def _explain_chain(
-    quote: SgxQuote | TdxQuote,
-    collateral: Collateral,
+    chain: tuple[x509.Certificate, ...],
     endorsements: Endorsements,
     roots: Sequence[bytes],
     now: int,
 ) -> VerificationError:
     """Which chain failed and why, once dcap-qvl has refused. Never makes a refusal a pass."""
-    pem = quote.signature.pck_chain or b""
-    if collateral.pck_certificate_chain is not None:
-        pem = collateral.pck_certificate_chain.encode("utf-8", "replace")
-    try:
-        chain = read_chain("pck_chain", pem)
-    except CollateralError as e:
-        return VerificationError("pck_chain", str(e))
-    end = chain[-1]
-    if end.issuer == end.subject and end.public_bytes(Encoding.DER) not in roots:
-        return VerificationError("root", "the PCK chain ends in a root that is not trusted")
     for certificate in chain:
         window = certificate_window("PCK chain", certificate)
         if not window.not_before <= now <= window.not_after:
-            return VerificationError("expired", f"PCK chain is not valid at {now}")
+            return VerificationError("expired", f"the PCK chain is not valid at {now}")
+    for certificate in (*chain, *endorsements.certificates):
+        serial = certificate.serial_number
         for crl in (endorsements.pck_crl, endorsements.root_crl):
-            serial = certificate.serial_number
             if certificate.issuer == crl.issuer and (
                 crl.get_revoked_certificate_by_serial_number(serial) is not None
             ):
                 return VerificationError("revoked", f"certificate {serial:#x} is revoked")
-    if chain[0].issuer != endorsements.pck_crl.issuer:
-        return VerificationError("pck_crl", "the PCK CRL is not from the PCK certificate's issuer")
-    return VerificationError("chain", "a certificate chain or CRL signature does not verify")
+    if chain and chain[-1].issuer == chain[-1].subject:
+        if chain[-1].public_bytes(Encoding.DER) not in roots:
+            return VerificationError("root", "the PCK chain ends in a root that is not trusted")
+        if chain[0].issuer != endorsements.pck_crl.issuer:
+            return VerificationError("pck_crl", "the PCK CRL is from another issuer")
+    return VerificationError("chain", "a certificate chain does not verify")
 
 
 def _step(message: str) -> str:
@@ -185,6 +193,8 @@ def verify_quote(
     _check_lifecycle(parsed)
     endorsements = read_endorsements(collateral)
     _check_windows(endorsements, now)
+    if not endorsements.pck_crl_signed:
+        raise VerificationError("pck_crl", "the PCK CRL is not signed by its issuer chain")
     candidates = _candidates(endorsements, roots)
     for i, root in enumerate(candidates):
         try:
@@ -194,7 +204,8 @@ def verify_quote(
             if i + 1 < len(candidates):
                 continue
             if e.step == "chain":
-                e = _explain_chain(parsed, collateral, endorsements, roots, now)
+                chain = _pck_chain(parsed, collateral)
+                e = _explain_chain(chain, endorsements, roots, now)
             raise e from None
     pck = claims["platform"]["pck"]
     pce_id = bytes(pck["pce_id"]).hex()
@@ -216,7 +227,9 @@ def verify_quote(
         platform_tcb_status=statuses[1],
         qe_tcb_status=statuses[2],
         advisory_ids=tuple(claims["tcb"]["advisory_ids"]),
-        tcb_eval_data_number=claims["tcb"]["eval_data_number"],
+        tcb_eval_data_number=min(
+            claims["tcb"]["eval_data_number"], claims["qe"]["tcb_eval_data_number"]
+        ),
         collateral_issued=endorsements.issued,
         collateral_not_before=claims["latest_issue_date"],
         collateral_not_after=claims["earliest_expiration_date"],

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 import dcap_qvl
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestation.canonical import loads_strict
@@ -39,14 +40,21 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Endorsements:
-    """One collateral as stated. `anchors` are the self-issued ends of its chains (DER)."""
+    """One collateral as stated.
+
+    `issued` is when the older of TCB info and QE identity was issued, `certificates` are
+    those of all its chains, `anchors` the self-issued ends of them (DER). `pck_crl_signed`
+    says whether the head of the CRL's issuer chain signed it.
+    """
 
     collateral: dcap_qvl.QuoteCollateralV3
     fmspc: str
     pce_id: str
     issued: int
     windows: tuple[Window, ...]
+    certificates: tuple[x509.Certificate, ...]
     anchors: frozenset[bytes]
+    pck_crl_signed: bool
     pck_crl: x509.CertificateRevocationList
     root_crl: x509.CertificateRevocationList
 
@@ -111,30 +119,56 @@ def _document(name: str, text: str) -> tuple[dict[str, Any], Window]:
     return document, window
 
 
+def _is_signed_by(crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> bool:
+    key = issuer.public_key()
+    return (
+        isinstance(key, ec.EllipticCurvePublicKey)
+        and crl.issuer == issuer.subject
+        and crl.is_signature_valid(key)
+    )
+
+
+def _to_dcap_qvl(collateral: Collateral) -> dcap_qvl.QuoteCollateralV3:
+    try:
+        return dcap_qvl.QuoteCollateralV3.from_json(json.dumps(collateral.to_json()))
+    except ValueError as e:
+        raise CollateralError(f"collateral: {e}") from None
+
+
 @lru_cache(maxsize=32)
 def read_endorsements(collateral: Collateral) -> Endorsements:
     """What `collateral` states. Raises CollateralError when a part cannot be read.
 
     Pure, so the last few results are kept: one collateral serves thousands of quotes.
     """
+    native = _to_dcap_qvl(collateral)
     tcb_info, tcb_window = _document("tcb_info", collateral.tcb_info)
     _, qe_window = _document("qe_identity", collateral.qe_identity)
     pck_crl, pck_crl_window = _crl("pck_crl", collateral.pck_crl)
     root_crl, root_crl_window = _crl("root_ca_crl", collateral.root_ca_crl)
-    windows = [tcb_window, qe_window, pck_crl_window, root_crl_window]
-    anchors: set[bytes] = set()
-    for name in ("tcb_info_issuer_chain", "qe_identity_issuer_chain", "pck_crl_issuer_chain"):
-        chain = read_chain(name, getattr(collateral, name).encode("utf-8", "replace"))
-        windows += [certificate_window(name, c) for c in chain]
-        if chain[-1].issuer == chain[-1].subject:
-            anchors.add(chain[-1].public_bytes(Encoding.DER))
+    chains = {
+        name: read_chain(name, getattr(collateral, name).encode())
+        for name in ("tcb_info_issuer_chain", "qe_identity_issuer_chain", "pck_crl_issuer_chain")
+    }
     return Endorsements(
-        collateral=dcap_qvl.QuoteCollateralV3.from_json(json.dumps(collateral.to_json())),
+        collateral=native,
         fmspc=_text("tcb_info", tcb_info, "fmspc").lower(),
         pce_id=_text("tcb_info", tcb_info, "pceId").lower(),
         issued=min(tcb_window.not_before, qe_window.not_before),
-        windows=tuple(windows),
-        anchors=frozenset(anchors),
+        windows=(
+            tcb_window,
+            qe_window,
+            pck_crl_window,
+            root_crl_window,
+            *(certificate_window(name, c) for name, chain in chains.items() for c in chain),
+        ),
+        certificates=tuple(c for chain in chains.values() for c in chain),
+        anchors=frozenset(
+            chain[-1].public_bytes(Encoding.DER)
+            for chain in chains.values()
+            if chain[-1].issuer == chain[-1].subject
+        ),
+        pck_crl_signed=_is_signed_by(pck_crl, chains["pck_crl_issuer_chain"][0]),
         pck_crl=pck_crl,
         root_crl=root_crl,
     )
