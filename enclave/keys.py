@@ -148,15 +148,17 @@ def load_or_create(
     subject: str | None = None,
     lifetime_s: int,
     now: int,
+    renew: bool = False,
 ) -> NodeKeys:
     """The node's keys: those sealed in `state_dir` while they still serve, else new ones.
 
-    They still serve while more than a fifth of their lifetime is left, for the same names
-    and subject. A sealed file that cannot be opened is moved aside, never overwritten, and
-    the result's `warnings` say so: an upgrade (another measurement) and tampering look the
-    same from here. Every keyset document stays in `keysets/<digest>.json`, so old receipts
-    can be checked. Raises EnclaveError (SealingError where the directory fails us) and
-    IssuerError; none of them leaves a usable key behind in the clear.
+    They still serve while more than a fifth of their lifetime is left, and no more than
+    `lifetime_s`, for the same names and subject; `renew` replaces them all the same. A
+    sealed file that cannot be opened is moved aside, never overwritten, and the result's
+    `warnings` say so: an upgrade (another measurement) and tampering look the same from
+    here. Every keyset document stays in `keysets/<digest>.json`, so that old receipts can
+    be checked. Raises EnclaveError (SealingError where the directory fails us) and
+    IssuerError.
     """
     names = tls.subject_names(hostnames)
     sealing_key = issuer.sealing_key()
@@ -165,9 +167,10 @@ def load_or_create(
         previous, warnings = _previous(state_dir / KEYS_FILE, sealer)
         if (
             previous is not None
+            and not renew
             and previous.serves(names, subject)
             and not previous.renewal_due(now)
-            and previous.keyset.not_after - now <= lifetime_s
+            and previous.keyset.not_after <= now + lifetime_s + tls.BACKDATE_S
         ):
             return previous
         keys = generate(
