@@ -180,6 +180,8 @@ class Exchange:
             raise ReceiptError(e.step, e.detail, receipt_id) from e
         except AttestationError as e:
             raise ReceiptError("receipt", str(e), receipt_id) from e
+        if receipt.truncated is not None and 200 <= self._status < 300:
+            raise TruncatedStream("stream", f"cut by the node: {receipt.truncated}", receipt_id)
         return VerifiedReceipt(
             receipt_id=receipt_id,
             receipt=receipt,

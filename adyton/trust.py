@@ -73,8 +73,8 @@ class Trust:
     ) -> Self:
         """Read the parts. Without a root the built-in production roots are believed.
 
-        Naming any root replaces the built-in ones: a simulator is believed only where a
-        person named its root, and there nothing else is.
+        Naming roots replaces the built-in ones: a simulator is believed only where a
+        person named its root, and there nothing else is. An empty list believes nobody.
         """
         from attestation.policy import Policy as PolicyClass
         from attestation.policy import load_policy
@@ -83,9 +83,12 @@ class Trust:
         loaded = policy if isinstance(policy, PolicyClass) else load_policy(policy)
         if measurement is not None:
             loaded = loaded.with_measurement(measurement)
-        named = [*(roots or ()), *(() if root is None else (root,))]
-        chosen = PRODUCTION_ROOTS if not named else tuple(read_root(r) for r in named)
-        return cls(policy=loaded, roots=tuple(chosen), max_age_s=max_age_s, clock=clock)
+        if root is None and roots is None:
+            chosen = tuple(PRODUCTION_ROOTS)
+        else:
+            named = (*(roots or ()), *(() if root is None else (root,)))
+            chosen = tuple(read_root(r) for r in named)
+        return cls(policy=loaded, roots=chosen, max_age_s=max_age_s, clock=clock)
 
 
 @dataclass(frozen=True)
