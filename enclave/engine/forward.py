@@ -65,7 +65,7 @@ class Forward:
     """A session with its cache. One thread at a time."""
 
     def __init__(
-        self, session: Any, shape: LlamaShape, embedding: Embedding, rows: int, context: int
+        self, session: ort.Session, shape: LlamaShape, embedding: Embedding, rows: int, context: int
     ) -> None:
         self.rows, self.context, self.vocabulary = rows, context, shape.vocabulary
         self.cache = KvCache(shape, rows, context)
@@ -74,16 +74,11 @@ class Forward:
         self._logits = np.zeros((rows, shape.vocabulary), np.float32)
         self._last: list[NDArray[np.int64]] = [np.arange(n) for n in range(rows + 1)]
         self._steps: dict[int, _DecodeStep] = {}
-        self._kept: tuple[Any, ...] = ()
-
-    def keep_alive(self, *values: Any) -> None:
-        """Tie the life of memory that onnxruntime borrowed to this object's."""
-        self._kept += values
 
     def prefill(self, row: int, tokens: NDArray[np.int64], past: int) -> F32:
         """Append `tokens` to `row`, which holds `past`; logits of the last, (vocabulary,)."""
         count = len(tokens)
-        binding = self._session.io_binding()
+        binding = self._session.binding()
         logits = np.empty((1, self.vocabulary), np.float32)
         held = self._bind_cache(binding, row, row + 1)
         held += _bind(
@@ -95,7 +90,7 @@ class Forward:
             last=np.array([count - 1], np.int64),
         )
         held += _bind_output(binding, "logits", logits)
-        self._session.run_with_iobinding(binding)
+        self._session.run(binding)
         last: F32 = logits[0]
         return last
 
@@ -109,11 +104,11 @@ class Forward:
         step.x[...] = self._embedding.lookup(tokens)
         step.past_lengths[...] = lengths
         step.total[...] = lengths.max() + 1
-        self._session.run_with_iobinding(step.binding)
+        self._session.run(step.binding)
         return step.logits
 
     def _bound_step(self, n: int) -> _DecodeStep:
-        binding = self._session.io_binding()
+        binding = self._session.binding()
         x = np.zeros((n, self._embedding.size), np.float32)
         past_lengths, total = np.zeros(n, np.int32), np.zeros((), np.int32)
         logits = self._logits[:n]

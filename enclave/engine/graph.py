@@ -20,13 +20,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from enclave.engine.gguf import GgufFile
+from enclave.engine.onnx_build import MS, GraphBuilder
 from enclave.engine.weights import BLOCK, BlockMatrix, Embedding, Matrix, matrix, stack, vector
 from enclave.errors import ModelError
 
-OPSET: Final = 21
-MS: Final = "com.microsoft"
 INT8_COMPUTE: Final = 4
-SAVE_BELOW_ITEMS: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,25 +101,12 @@ class ConvertedModel:
     tied: bool
 
 
-class _Builder:
-    """Nodes in order, weights by name. Each method returns the name of what it computed."""
+class _Builder(GraphBuilder):
+    """A graph of exact products. Methods return the name of what they computed."""
 
     def __init__(self) -> None:
-        self.nodes: list[Any] = []
-        self.weights: dict[str, NDArray[Any]] = {}
+        super().__init__()
         self._block_sums: dict[str, str] = {}
-
-    def node(
-        self, op: str, inputs: list[str], out: str, /, domain: str = "", **attributes: Any
-    ) -> str:
-        self.nodes.append(
-            helper.make_node(op, inputs, [out], name=out, domain=domain, **attributes)
-        )
-        return out
-
-    def weight(self, name: str, value: NDArray[Any]) -> str:
-        self.weights.setdefault(name, np.ascontiguousarray(value))
-        return name
 
     def product(self, x: str, m: Matrix, name: str) -> str:
         """x @ m.T for activations x (t, columns)."""
@@ -160,15 +145,12 @@ class _Builder:
             self.node("SimplifiedLayerNormalization", [x, gamma], name, axis=-1, epsilon=epsilon)
             return [name, x]
         total = f"{name}.sum"
-        self.nodes.append(
-            helper.make_node(
-                "SkipSimplifiedLayerNormalization",
-                [x, skip, gamma],
-                [name, "", "", total],
-                name=name,
-                domain=MS,
-                epsilon=epsilon,
-            )
+        self.node_with_outputs(
+            "SkipSimplifiedLayerNormalization",
+            [x, skip, gamma],
+            [name, "", "", total],
+            domain=MS,
+            epsilon=epsilon,
         )
         return [name, total]
 
@@ -190,7 +172,8 @@ def convert(file: GgufFile, context: int) -> ConvertedModel:
     if not tied:
         head = matrix(file.tensor("output.weight", shape.vocabulary, shape.hidden))
     b.product(normed, head, "logits")
-    return ConvertedModel(shape, _serialise(b, shape), b.weights, embedding, tied)
+    graph, weights = _serialise(b, shape)
+    return ConvertedModel(shape, graph, weights, embedding, tied)
 
 
 def _rotary(b: _Builder, file: GgufFile, shape: LlamaShape, context: int) -> None:
@@ -254,24 +237,21 @@ def _attention(b: _Builder, s: LlamaShape, i: int, qkv: str, q_size: int) -> str
     folded = b.node("Reshape", [qkv, "shape"], f"qkv3.{i}")
     out = f"attended3.{i}"
     inputs = [folded, "", "", f"k.{i}", f"v.{i}", "past_lengths", "total"]
-    b.nodes.append(
-        helper.make_node(
-            "GroupQueryAttention",
-            [*inputs, "rotary.cos", "rotary.sin"],
-            [out, f"k.{i}.new", f"v.{i}.new"],
-            name=out,
-            domain=MS,
-            num_heads=s.heads,
-            kv_num_heads=s.kv_heads,
-            do_rotary=1,
-            scale=float(s.head_size**-0.5),
-        )
+    b.node_with_outputs(
+        "GroupQueryAttention",
+        [*inputs, "rotary.cos", "rotary.sin"],
+        [out, f"k.{i}.new", f"v.{i}.new"],
+        domain=MS,
+        num_heads=s.heads,
+        kv_num_heads=s.kv_heads,
+        do_rotary=1,
+        scale=float(s.head_size**-0.5),
     )
     flat = b.weight("flat", np.array([-1, q_size], np.int64))
     return b.node("Reshape", [out, flat], f"attended.{i}")
 
 
-def _serialise(b: _Builder, s: LlamaShape) -> bytes:
+def _serialise(b: _Builder, s: LlamaShape) -> tuple[bytes, dict[str, NDArray[Any]]]:
     f32, i64, i32 = TensorProto.FLOAT, TensorProto.INT64, TensorProto.INT32
     cache: list[str | int | None] = ["b", s.kv_heads, "context", s.head_size]
     inputs = [
@@ -286,29 +266,4 @@ def _serialise(b: _Builder, s: LlamaShape) -> bytes:
         for side in ("k", "v"):
             inputs.append(helper.make_tensor_value_info(f"{side}.{i}", f32, cache))
             outputs.append(helper.make_tensor_value_info(f"{side}.{i}.new", f32, cache))
-    inline, external = [], {}
-    for name, value in b.weights.items():
-        if value.size < SAVE_BELOW_ITEMS:
-            inline.append(helper.make_tensor(name, i64, value.shape, value.tolist()))
-        else:
-            external[name] = value
-            inline.append(_external(name, value))
-    b.weights = external
-    graph = helper.make_graph(b.nodes, "llama", inputs, outputs, inline)
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid(MS, 1)]
-    model = helper.make_model(graph, opset_imports=opsets, producer_name="adyton", ir_version=10)
-    return bytes(model.SerializeToString())
-
-
-def _external(name: str, value: NDArray[Any]) -> TensorProto:
-    """A declaration whose content is handed to the session from memory."""
-    t = TensorProto(
-        name=name,
-        data_type=helper.np_dtype_to_tensor_dtype(value.dtype),
-        dims=value.shape,
-        data_location=TensorProto.EXTERNAL,
-    )
-    entries = {"location": "memory", "offset": "0", "length": str(value.nbytes)}
-    for key, text in entries.items():
-        t.external_data.add(key=key, value=text)
-    return t
+    return b.serialise("llama", inputs, outputs)

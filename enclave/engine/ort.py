@@ -20,6 +20,30 @@ OrtValue = onnxruntime.OrtValue
 Array = NDArray[Any]
 
 
+class Session:
+    """A loaded graph, and the arrays it reads: onnxruntime borrows them without a reference."""
+
+    def __init__(self, raw: onnxruntime.InferenceSession, borrowed: list[Any]) -> None:
+        self._raw = raw
+        self._borrowed = borrowed
+
+    def binding(self) -> Any:
+        """A fresh set of bound inputs and outputs for `run`."""
+        return self._raw.io_binding()
+
+    def run(self, binding: Any) -> None:
+        self._raw.run_with_iobinding(binding)
+
+    def call(self, output: str, inputs: Mapping[str, Array]) -> Array:
+        """The value of `output` for these inputs."""
+        found: Array = self._raw.run([output], dict(inputs))[0]
+        return found
+
+    def end_profiling(self) -> str:
+        """The path of the profile, when one was asked for."""
+        return str(self._raw.end_profiling())
+
+
 def open_session(
     model: bytes,
     weights: Mapping[str, Array],
@@ -27,11 +51,10 @@ def open_session(
     threads: int,
     options: Mapping[str, str] | None = None,
     profile: str | None = None,
-) -> onnxruntime.InferenceSession:
+) -> Session:
     """A CPU session over `model` whose external initialisers are the arrays in `weights`.
 
-    onnxruntime borrows the arrays, so whoever holds the session holds them too. Raises
-    ModelError when it refuses the graph.
+    Raises ModelError when onnxruntime refuses the graph.
     """
     so = onnxruntime.SessionOptions()
     so.intra_op_num_threads = threads
@@ -49,6 +72,7 @@ def open_session(
     values = [OrtValue.ortvalue_from_numpy(weights[name]) for name in names]
     so.add_external_initializers(names, values)
     try:
-        return onnxruntime.InferenceSession(model, so, providers=["CPUExecutionProvider"])
+        raw = onnxruntime.InferenceSession(model, so, providers=["CPUExecutionProvider"])
     except Exception as e:  # onnxruntime has no common root for its errors
         raise ModelError(f"onnxruntime refuses the model: {str(e)[:400]}") from None
+    return Session(raw, values)
