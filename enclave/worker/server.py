@@ -119,6 +119,7 @@ class WorkerService(rpc.WorkerServicer):
         self._patience_s = reader_patience_s
         self._chats: dict[str, Rows] = {}
         self._embedders: dict[str, Embedder] = {}
+        self._connections: set[_Connection] = set()
         self._draining = False
         self._loading = asyncio.Lock()
         self._embeds_waiting = 0
@@ -230,11 +231,13 @@ class WorkerService(rpc.WorkerServicer):
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> None:
         connection = _Connection(self, context, self._patience_s)
+        self._connections.add(connection)
         try:
             await connection.run(request_iterator)
         except TimeoutError:
             await _abort(context, SlowReader("the node stopped reading"))
         finally:
+            self._connections.discard(connection)
             connection.cancel_all()
 
     # --- the rest -----------------------------------------------------------------
@@ -321,6 +324,8 @@ class WorkerService(rpc.WorkerServicer):
             rows.fail_all(WorkerUnavailable("the engine worker is shutting down"))
             if rows.engine is not None:
                 rows.engine.close()
+        for connection in self._connections:
+            connection.close()
         self._encode_pool.shutdown(wait=False, cancel_futures=True)
         self._embed_pool.shutdown(wait=False, cancel_futures=True)
 
@@ -359,20 +364,22 @@ class _Connection:
         self._next = pb.EventBatch()
         self._index: dict[int, pb.CallEvent] = {}
         self._calls: dict[int, Callable[[], object]] = {}
-        self._reading = True
+        self._open = True
 
     async def run(self, frames: AsyncIterator[pb.ClientFrame]) -> None:
         """Until the node ends its half. Raises TimeoutError when it stops reading."""
         reader = asyncio.create_task(self._read(frames))
         try:
             while True:
-                await self._wake.wait()
-                self._wake.clear()
-                if not self._reading:
+                if self._open:
+                    await self._wake.wait()
+                    self._wake.clear()
+                if self._next.events:
+                    batch, self._next, self._index = self._next, pb.EventBatch(), {}
+                    async with asyncio.timeout(self._patience_s):
+                        await self._context.write(batch)
+                elif not self._open:
                     return
-                batch, self._next, self._index = self._next, pb.EventBatch(), {}
-                async with asyncio.timeout(self._patience_s):
-                    await self._context.write(batch)
         finally:
             reader.cancel()
 
@@ -385,8 +392,7 @@ class _Connection:
                 elif frame.WhichOneof("action") == "cancel":
                     self._calls.pop(frame.call, int)()
         finally:
-            self._reading = False
-            self._wake.set()
+            self.close()
 
     async def _begin(self, call: int, request: pb.GenerateRequest) -> None:
         sink = _StreamSink(self, call)
@@ -411,6 +417,11 @@ class _Connection:
 
     def ended(self, call: int) -> None:
         self._calls.pop(call, None)
+
+    def close(self) -> None:
+        """End the Stream call once what there is to say was sent."""
+        self._open = False
+        self._wake.set()
 
     def cancel_all(self) -> None:
         for cancel in list(self._calls.values()):
