@@ -39,6 +39,8 @@ _STEPS: Final = (
     ("Failed to parse PCK", "pck_chain"),
     ("Certificate chain is too short in quote", "pck_chain"),
     ("Unsupported DCAP PCK cert format", "pck_chain"),
+    ("CrlExpired", "expired"),
+    ("CertRevoked", "revoked"),
     ("Failed to parse root CA CRL", "root_crl"),
     ("Failed to parse PCK CRL", "pck_crl"),
     ("Failed to parse CRL", "crl"),
@@ -124,11 +126,11 @@ def _candidates(endorsements: Endorsements, roots: Sequence[bytes]) -> Sequence[
     return tuple(endorsements.anchors) or roots
 
 
-def _pck_chain(quote: SgxQuote | TdxQuote, collateral: Collateral) -> tuple[x509.Certificate, ...]:
+def _pck_chain(
+    quote: SgxQuote | TdxQuote, endorsements: Endorsements
+) -> tuple[x509.Certificate, ...]:
     """The PCK chain dcap-qvl used, empty when it cannot be read."""
-    pem = quote.signature.pck_chain or b""
-    if collateral.pck_certificate_chain is not None:
-        pem = collateral.pck_certificate_chain.encode()
+    pem = endorsements.pck_certificate_chain or quote.signature.pck_chain or b""
     try:
         return read_chain("pck_chain", pem)
     except CollateralError:
@@ -178,6 +180,26 @@ def _claims(raw: bytes, endorsements: Endorsements, root: bytes, now: int) -> di
     return out
 
 
+def _judge(
+    raw: bytes,
+    parsed: SgxQuote | TdxQuote,
+    endorsements: Endorsements,
+    roots: Sequence[bytes],
+    now: int,
+) -> tuple[dict[str, Any], bytes]:
+    """dcap-qvl's claims and the root they hold under. Raises VerificationError."""
+    failures = []
+    for root in _candidates(endorsements, roots):
+        try:
+            return _claims(raw, endorsements, root, now), root
+        except VerificationError as e:
+            failures.append(e)
+    if failures[-1].step == "chain":
+        chain = _pck_chain(parsed, endorsements)
+        raise _explain_chain(chain, endorsements, roots, now)
+    raise failures[-1]
+
+
 def verify_quote(
     quote: bytes, collateral: Collateral, roots: Sequence[bytes], now: int
 ) -> VerifiedReport:
@@ -195,18 +217,7 @@ def verify_quote(
     _check_windows(endorsements, now)
     if not endorsements.pck_crl_signed:
         raise VerificationError("pck_crl", "the PCK CRL is not signed by its issuer chain")
-    candidates = _candidates(endorsements, roots)
-    for i, root in enumerate(candidates):
-        try:
-            claims = _claims(quote, endorsements, root, now)
-            break
-        except VerificationError as e:
-            if i + 1 < len(candidates):
-                continue
-            if e.step == "chain":
-                chain = _pck_chain(parsed, collateral)
-                e = _explain_chain(chain, endorsements, roots, now)
-            raise e from None
+    claims, root = _judge(quote, parsed, endorsements, roots, now)
     pck = claims["platform"]["pck"]
     pce_id = bytes(pck["pce_id"]).hex()
     if pce_id != endorsements.pce_id:

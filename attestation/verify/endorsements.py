@@ -55,6 +55,7 @@ class Endorsements:
     certificates: tuple[x509.Certificate, ...]
     anchors: frozenset[bytes]
     pck_crl_signed: bool
+    pck_certificate_chain: bytes | None
     pck_crl: x509.CertificateRevocationList
     root_crl: x509.CertificateRevocationList
 
@@ -142,6 +143,7 @@ def read_endorsements(collateral: Collateral) -> Endorsements:
     Pure, so the last few results are kept: one collateral serves thousands of quotes.
     """
     native = _to_dcap_qvl(collateral)
+    pck_chain = collateral.pck_certificate_chain
     tcb_info, tcb_window = _document("tcb_info", collateral.tcb_info)
     _, qe_window = _document("qe_identity", collateral.qe_identity)
     pck_crl, pck_crl_window = _crl("pck_crl", collateral.pck_crl)
@@ -169,6 +171,7 @@ def read_endorsements(collateral: Collateral) -> Endorsements:
             if chain[-1].issuer == chain[-1].subject
         ),
         pck_crl_signed=_is_signed_by(pck_crl, chains["pck_crl_issuer_chain"][0]),
+        pck_certificate_chain=None if pck_chain is None else pck_chain.encode(),
         pck_crl=pck_crl,
         root_crl=root_crl,
     )
