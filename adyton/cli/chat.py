@@ -19,7 +19,8 @@ from adyton.cli.options import (
 from adyton.cli.output import plain, print_json, print_simulated
 
 if TYPE_CHECKING:
-    from openai.types import CompletionUsage
+    import openai
+    from openai.types import CompletionUsage, Model
     from openai.types.chat import ChatCompletionMessageParam
 
     from adyton.client import Client
@@ -27,12 +28,19 @@ if TYPE_CHECKING:
 MAX_STDIN_CHARS = 1 << 20
 
 
-def pick_model(client: Client) -> str:
+def is_embedding_model(model: Model) -> bool:
+    """True when the node's listing says, or the model's name suggests, that it only embeds."""
+    kind = (model.model_extra or {}).get("kind")
+    if isinstance(kind, str):
+        return kind.startswith("embed")
+    name = model.id.lower()
+    return "embed" in name or "minilm" in name
+
+
+def pick_model(client: openai.OpenAI) -> str:
     """The first model the node lists that can chat."""
-    models = list(client.models.list())
-    for model in models:
-        kind = (model.model_extra or {}).get("kind", "chat")
-        if kind == "chat" and "embed" not in model.id.lower() and "minilm" not in model.id.lower():
+    for model in client.models.list():
+        if not is_embedding_model(model):
             return model.id
     raise NotDone("the node lists no chat model; name one with --model")
 

@@ -40,7 +40,7 @@ class Steps:
     """
 
     def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet
+        self.quiet = quiet
         fancy = _can_print("✓✗")
         self._good, self._bad = ("✓", "✗") if fancy else ("ok", "NO")
         self._started = time.monotonic()
@@ -56,13 +56,13 @@ class Steps:
 
     def title(self, text: str) -> None:
         """A heading."""
-        if not self._quiet:
+        if not self.quiet:
             click.echo()
             click.secho(plain(text), bold=True)
 
     def note(self, text: str, *, warn: bool = False) -> None:
         """A line that is no check."""
-        if not self._quiet:
+        if not self.quiet:
             click.secho(f"    {plain(text)}", fg="yellow" if warn else None, dim=not warn)
 
     def ok(self, name: str, detail: str = "", *, took_s: float | None = None) -> None:
@@ -78,7 +78,7 @@ class Steps:
         if took_s is not None:
             record["ms"] = round(took_s * 1000, 1)
         self.records.append(record)
-        if self._quiet:
+        if self.quiet:
             return
         mark = click.style(
             self._good if good else self._bad, fg="green" if good else "red", bold=True
