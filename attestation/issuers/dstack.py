@@ -1,0 +1,105 @@
+"""TDX evidence and keys from dstack's guest agent, JSON over HTTP on a Unix socket.
+
+Spec: dstack, "Guest Agent RPC API" (0.5): `POST /GetQuote`, `POST /GetKey`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import httpx
+
+from attestation.collateral.model import Collateral
+from attestation.issuers.base import IssuedEvidence, IssuerError
+from attestation.issuers.device import (
+    REPORT_DATA_BYTES,
+    check_quote,
+    check_report_data,
+    derive_sealing_key,
+)
+
+SOCKET: Final = Path("/var/run/dstack.sock")
+_KEY_PATH: Final = "adyton/sealing/v1"
+_KEY_BYTES: Final = 32
+_TIMEOUT_S: Final = 30.0
+
+
+class DstackIssuer:
+    """Issues TDX quotes of this dstack guest. Thread-safe.
+
+    Opening it asks for one quote, to know the measurement and to fail early.
+    """
+
+    name = "dstack"
+    tee_type = "tdx"
+    simulated = False
+
+    def __init__(
+        self,
+        socket: Path = SOCKET,
+        collateral: Collateral | None = None,
+        timeout_s: float = _TIMEOUT_S,
+    ) -> None:
+        self._socket = socket
+        self._collateral = collateral
+        # trust_env off: a proxy named in the environment must not come between us and the
+        # agent that hands out our keys.
+        self._client = httpx.Client(
+            base_url="http://dstack",
+            transport=httpx.HTTPTransport(uds=str(socket)),
+            timeout=timeout_s,
+            trust_env=False,
+            follow_redirects=False,
+        )
+        _, self._measurement = self._quote(bytes(REPORT_DATA_BYTES))
+
+    @property
+    def measurement(self) -> str:
+        """`mr_td`, lowercase hex. dstack measures the application in `rt_mr3`."""
+        return self._measurement
+
+    def issue(self, report_data: bytes) -> IssuedEvidence:
+        """A quote over these 64 bytes. Raises IssuerError."""
+        quote, _ = self._quote(check_report_data(report_data))
+        return IssuedEvidence(self.tee_type, quote, self._collateral, simulated=False)
+
+    def sealing_key(self) -> bytes:
+        """Derived from the key dstack's key management gives this application.
+
+        It is bound to the application id, not to one measurement: every version of the
+        application that its owner authorises gets the same key. Raises IssuerError.
+        """
+        answer = self._call("GetKey", {"path": _KEY_PATH, "purpose": "sealing"})
+        secret = self._hex("GetKey", answer, "key")
+        if len(secret) != _KEY_BYTES:
+            raise IssuerError(f"{self._socket}: GetKey gave {len(secret)} bytes, not {_KEY_BYTES}")
+        return derive_sealing_key(secret, self.name)
+
+    def _quote(self, report_data: bytes) -> tuple[bytes, str]:
+        answer = self._call("GetQuote", {"report_data": report_data.hex()})
+        data = self._hex("GetQuote", answer, "quote")
+        return check_quote(data, self.tee_type, report_data, str(self._socket))
+
+    def _call(self, method: str, arguments: Mapping[str, str]) -> Mapping[str, Any]:
+        try:
+            response = self._client.post(f"/{method}", json=dict(arguments))
+        except httpx.HTTPError as e:
+            raise IssuerError(f"{self._socket}: {method}: {e}") from e
+        if response.status_code != httpx.codes.OK:
+            raise IssuerError(f"{self._socket}: {method} answered {response.status_code}")
+        try:
+            answer = response.json()
+        except ValueError:
+            raise IssuerError(f"{self._socket}: {method} did not answer in JSON") from None
+        if not isinstance(answer, dict):
+            raise IssuerError(f"{self._socket}: {method} answered no object")
+        return answer
+
+    def _hex(self, method: str, answer: Mapping[str, Any], member: str) -> bytes:
+        value = answer.get(member)
+        try:
+            return bytes.fromhex(value if isinstance(value, str) else "not text")
+        except ValueError:
+            raise IssuerError(f"{self._socket}: {method}: {member} is not hex") from None

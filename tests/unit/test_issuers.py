@@ -1,0 +1,624 @@
+"""Device issuers against fakes that behave as the kernel interfaces are documented to.
+
+The fakes stand where `DeviceFiles` makes system calls (Gramine, configfs-tsm) and on a
+real Unix socket (dstack). `DeviceFiles` itself is tested on real files and FIFOs.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import socketserver
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from attestation.evidence import parse_quote
+from attestation.issuers import HARDWARE_ISSUERS, IssuerError, open_issuer
+from attestation.issuers.device import MAX_QUOTE_BYTES, DeviceError, DeviceFiles
+from attestation.issuers.dstack import DstackIssuer
+from attestation.issuers.gramine import DEVICE, GramineIssuer
+from attestation.issuers.simulator import SimulatedPlatform
+from attestation.issuers.tsm import REPORTS, TsmIssuer
+
+MACHINE = SimulatedPlatform(seed=b"m" * 32, now=1_790_000_000)
+COLLATERAL = MACHINE.collateral("sgx")
+REPORT_DATA = hashlib.sha512(b"report data").digest()
+
+
+def sgx_quote(report_data: bytes) -> bytes:
+    return MACHINE.sgx_quote({"mr_enclave": b"\x0e" * 32, "report_data": report_data})
+
+
+def tdx_quote(report_data: bytes) -> bytes:
+    return MACHINE.tdx_quote({"mr_td": b"\x0d" * 48, "report_data": report_data})
+
+
+def report_data_of(quote: bytes) -> bytes:
+    return parse_quote(quote).body.report_data
+
+
+class Attestation(DeviceFiles):
+    """Gramine's /dev/attestation: one value for the process, the quote made at open."""
+
+    def __init__(self) -> None:
+        self.report_data = bytes(64)
+        self.kind = b"dcap"
+        self.keys = {"_sgx_mrenclave": b"e" * 16}
+        self.quote: Callable[[bytes], bytes] = sgx_quote
+        self.after_write: Callable[[], None] = lambda: None
+
+    def write(self, path: Path, data: bytes) -> None:
+        if path != DEVICE / "user_report_data":
+            raise DeviceError(path, PermissionError(errno.EACCES, "Permission denied"))
+        # Each write replaces the whole value: short is zero-padded, long silently cut.
+        self.report_data = data[:64].ljust(64, b"\0")
+        self.after_write()
+
+    def read(self, path: Path, limit: int) -> bytes:
+        inside = path.relative_to(DEVICE).as_posix()
+        if inside == "attestation_type":
+            return self.kind
+        if inside == "user_report_data":
+            return b""  # a fresh open reads nothing, whatever was written before
+        if inside == "quote":
+            return self.quote(self.report_data)
+        if inside.startswith("keys/") and path.name in self.keys:
+            return self.keys[path.name]
+        raise DeviceError(path, FileNotFoundError(errno.ENOENT, "No such file or directory"))
+
+
+def eacces(_: bytes) -> bytes:
+    raise DeviceError(DEVICE / "quote", PermissionError(errno.EACCES, "Permission denied"))
+
+
+class Report:
+    """One configfs-tsm report directory: the blob is made anew after each write."""
+
+    def __init__(self) -> None:
+        self.inblob = b""
+        self.generation = 0
+
+
+class Tsm(DeviceFiles):
+    """configfs-tsm as drivers/virt/coco/guest/report.c has it."""
+
+    def __init__(self) -> None:
+        self.reports: dict[Path, Report] = {}
+        self.seen = 0
+        self.provider = b"tdx_guest\n"
+        self.quote: Callable[[bytes], bytes] = tdx_quote
+        self.after_write: Callable[[Report], None] = lambda _: None
+
+    def make_directory(self, path: Path) -> None:
+        if path.parent != REPORTS:
+            raise DeviceError(path, FileNotFoundError(errno.ENOENT, "No such file or directory"))
+        if path in self.reports:
+            raise DeviceError(path, FileExistsError(errno.EEXIST, "File exists"))
+        self.reports[path] = Report()
+        self.seen += 1
+
+    def remove_directory(self, path: Path) -> None:
+        del self.reports[path]
+
+    def write(self, path: Path, data: bytes) -> None:
+        report = self.reports[path.parent]
+        if path.name != "inblob":
+            raise DeviceError(path, PermissionError(errno.EACCES, "Permission denied"))
+        if not 0 < len(data) <= 64:
+            raise DeviceError(path, OSError(errno.EINVAL, "Invalid argument"))
+        report.inblob = data
+        report.generation += 1
+        self.after_write(report)
+
+    def read(self, path: Path, limit: int) -> bytes:
+        report = self.reports[path.parent]
+        if path.name == "provider":
+            return self.provider
+        if path.name == "generation":
+            return b"%d\n" % report.generation
+        if path.name == "outblob":
+            if not report.inblob:
+                raise DeviceError(path, OSError(errno.EINVAL, "Invalid argument"))
+            return self.quote(report.inblob)
+        raise DeviceError(path, FileNotFoundError(errno.ENOENT, "No such file or directory"))
+
+
+# --- what holds for both kernel interfaces --------------------------------------
+
+
+def gramine(fake: Attestation) -> GramineIssuer:
+    return GramineIssuer(collateral=COLLATERAL, files=fake)
+
+
+def tsm(fake: Tsm) -> TsmIssuer:
+    return TsmIssuer(collateral=COLLATERAL, files=fake)
+
+
+KINDS: Any = pytest.mark.parametrize(
+    ("fake", "open_it", "make"),
+    [(Attestation, gramine, sgx_quote), (Tsm, tsm, tdx_quote)],
+    ids=["gramine", "tsm"],
+)
+
+
+@KINDS
+def test_a_quote_over_exactly_the_report_data(fake: Any, open_it: Any, make: Any) -> None:
+    issuer = open_it(fake())
+    evidence = issuer.issue(REPORT_DATA)
+    assert evidence.quote == make(REPORT_DATA)
+    assert evidence.tee_type == issuer.tee_type
+    assert evidence.collateral is COLLATERAL
+    assert not evidence.simulated
+    assert not issuer.simulated
+
+
+@KINDS
+def test_the_measurement_is_known_from_the_start(fake: Any, open_it: Any, make: Any) -> None:
+    expected = {"sgx": "0e" * 32, "tdx": "0d" * 48}
+    issuer = open_it(fake())
+    assert issuer.measurement == expected[issuer.tee_type]
+
+
+@KINDS
+def test_zero_padding_of_the_device_buffer_is_removed(fake: Any, open_it: Any, make: Any) -> None:
+    device = fake()
+    device.quote = lambda data: make(data).ljust(8192, b"\0")
+    assert open_it(device).issue(REPORT_DATA).quote == make(REPORT_DATA)
+
+
+@KINDS
+def test_other_bytes_after_the_quote_are_refused(fake: Any, open_it: Any, make: Any) -> None:
+    device = fake()
+    device.quote = lambda data: make(data) + b"\0\0\x01"
+    with pytest.raises(IssuerError, match="3 bytes after the quote"):
+        open_it(device)
+
+
+@KINDS
+def test_a_quote_over_other_report_data_is_refused(fake: Any, open_it: Any, make: Any) -> None:
+    """Somebody else used the device between our write and our read, or the device lies."""
+    device = fake()
+    issuer = open_it(device)
+    device.quote = lambda data: make(bytes(64))
+    with pytest.raises(IssuerError, match="other report data"):
+        issuer.issue(REPORT_DATA)
+
+
+@KINDS
+def test_what_is_no_quote_is_refused(fake: Any, open_it: Any, make: Any) -> None:
+    device = fake()
+    for answer in (b"", b"\x03\x00", make(bytes(64))[:-1]):
+        device.quote = lambda data, answer=answer: answer
+        with pytest.raises(IssuerError, match="returned no quote"):
+            open_it(device)
+
+
+@KINDS
+def test_a_quote_of_another_tee_is_refused(fake: Any, open_it: Any, make: Any) -> None:
+    device = fake()
+    device.quote = tdx_quote if make is sgx_quote else sgx_quote
+    with pytest.raises(IssuerError, match="returned a quote of"):
+        open_it(device)
+
+
+@KINDS
+@pytest.mark.parametrize("size", [0, 32, 63, 65])
+def test_report_data_that_a_device_would_pad_or_cut_never_reaches_it(
+    fake: Any, open_it: Any, make: Any, size: int
+) -> None:
+    issuer = open_it(fake())
+    with pytest.raises(IssuerError, match="64 bytes"):
+        issuer.issue(bytes(size))
+
+
+@KINDS
+def test_many_threads_each_get_their_own_quote(fake: Any, open_it: Any, make: Any) -> None:
+    device = fake()
+    issuer = open_it(device)
+    device.after_write = lambda *_: time.sleep(0.001)
+    wanted = [hashlib.sha512(bytes([i])).digest() for i in range(24)]
+    with ThreadPoolExecutor(8) as pool:
+        quotes = list(pool.map(lambda data: issuer.issue(data).quote, wanted))
+    assert [report_data_of(q) for q in quotes] == wanted
+
+
+# --- Gramine ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", [b"none", b"epid\n", b"", b"\xff"])
+def test_gramine_without_dcap_is_refused(kind: bytes) -> None:
+    device = Attestation()
+    device.kind = kind
+    with pytest.raises(IssuerError, match="attestation_type"):
+        gramine(device)
+
+
+def test_gramine_refusing_the_quote_at_open_is_an_issuer_error() -> None:
+    device = Attestation()
+    issuer = gramine(device)
+    device.quote = eacces
+    with pytest.raises(IssuerError, match="/dev/attestation/quote: Permission denied"):
+        issuer.issue(REPORT_DATA)
+    # The lock is free again.
+    device.quote = sgx_quote
+    assert issuer.issue(REPORT_DATA).quote == sgx_quote(REPORT_DATA)
+
+
+def test_gramine_sealing_key_follows_mrenclave_and_is_not_the_devices_own() -> None:
+    device = Attestation()
+    issuer = gramine(device)
+    key = issuer.sealing_key()
+    assert len(key) == 32
+    assert key == issuer.sealing_key()
+    assert not key.startswith(b"e" * 16)
+    device.keys["_sgx_mrenclave"] = b"f" * 16
+    assert issuer.sealing_key() != key
+
+
+@pytest.mark.parametrize("content", [b"", b"e" * 15, b"e" * 17])
+def test_gramine_key_that_is_unset_or_odd_is_refused(content: bytes) -> None:
+    device = Attestation()
+    device.keys["_sgx_mrenclave"] = content
+    with pytest.raises(IssuerError, match="_sgx_mrenclave"):
+        gramine(device).sealing_key()
+
+
+# --- configfs-tsm -------------------------------------------------------------------
+
+
+def test_tsm_leaves_no_report_directory_behind() -> None:
+    device = Tsm()
+    issuer = tsm(device)
+    issuer.issue(REPORT_DATA)
+    assert device.seen == 2
+    assert device.reports == {}
+    device.quote = lambda _: b"junk"
+    with pytest.raises(IssuerError):
+        issuer.issue(REPORT_DATA)
+    device.provider = b"sev_guest\n"
+    with pytest.raises(IssuerError):
+        issuer.issue(REPORT_DATA)
+    assert device.reports == {}
+
+
+def test_tsm_has_no_sealing_key() -> None:
+    assert tsm(Tsm()).sealing_key() is None
+
+
+def test_tsm_refuses_sev_snp_by_name_and_unknown_providers() -> None:
+    device = Tsm()
+    device.provider = b"sev_guest\n"
+    with pytest.raises(IssuerError, match="SEV-SNP evidence is not supported by this version"):
+        tsm(device)
+    device.provider = b"arm_cca_guest\n"
+    with pytest.raises(IssuerError, match="arm_cca_guest"):
+        tsm(device)
+
+
+@pytest.mark.parametrize("code", [errno.EBUSY, errno.EWOULDBLOCK, errno.EINTR])
+def test_tsm_tries_again_when_the_kernel_is_busy(code: int) -> None:
+    device = Tsm()
+    issuer = tsm(device)
+    failures = [code, code]
+
+    def busy(report_data: bytes) -> bytes:
+        if failures:
+            raise DeviceError(REPORTS, OSError(failures.pop(), "busy"))
+        return tdx_quote(report_data)
+
+    device.quote = busy
+    assert report_data_of(issuer.issue(REPORT_DATA).quote) == REPORT_DATA
+    assert failures == []
+
+
+def test_tsm_tries_again_when_the_generation_moved() -> None:
+    device = Tsm()
+    issuer = tsm(device)
+    intrusions = [b"i" * 64]
+
+    def intrude(report: Report) -> None:
+        if intrusions:
+            report.inblob = intrusions.pop()
+            report.generation += 1
+
+    device.after_write = intrude
+    assert report_data_of(issuer.issue(REPORT_DATA).quote) == REPORT_DATA
+
+
+def test_tsm_gives_up_when_the_contention_does_not_end() -> None:
+    device = Tsm()
+    issuer = tsm(device)
+
+    def intrude(report: Report) -> None:
+        report.generation += 1
+
+    device.after_write = intrude
+    with pytest.raises(IssuerError, match="still contended"):
+        issuer.issue(REPORT_DATA)
+    assert device.reports == {}
+
+
+@pytest.mark.parametrize("code", [errno.EFBIG, errno.EIO, errno.ENXIO])
+def test_tsm_does_not_retry_what_will_not_pass(code: int) -> None:
+    device = Tsm()
+    issuer = tsm(device)
+    calls = []
+
+    def fail(report_data: bytes) -> bytes:
+        calls.append(report_data)
+        raise DeviceError(REPORTS / "x" / "outblob", OSError(code, os.strerror(code)))
+
+    device.quote = fail
+    with pytest.raises(DeviceError) as caught:
+        issuer.issue(REPORT_DATA)
+    assert caught.value.errno == code
+    assert len(calls) == 1
+
+
+def test_tsm_refuses_a_generation_that_is_no_number() -> None:
+    class Odd(Tsm):
+        def read(self, path: Path, limit: int) -> bytes:
+            return b"soon" if path.name == "generation" else super().read(path, limit)
+
+    with pytest.raises(IssuerError, match="no number"):
+        tsm(Odd())
+
+
+# --- dstack -------------------------------------------------------------------------
+
+
+class Agent(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    """dstack's guest agent on a real Unix socket; `answers` replaces a method's answer."""
+
+    daemon_threads = True
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(str(path), AgentHandler)
+        self.path = path
+        self.asked: list[tuple[str, Any]] = []
+        self.answers: dict[str, tuple[int, bytes]] = {}
+
+    def answer(self, method: str, asked: Any) -> tuple[int, bytes]:
+        self.asked.append((method, asked))
+        if method in self.answers:
+            return self.answers[method]
+        if method == "/GetQuote":
+            report_data = bytes.fromhex(asked["report_data"])
+            return 200, json.dumps(
+                {
+                    "quote": tdx_quote(report_data.ljust(64, b"\0")).hex(),
+                    "event_log": "[]",
+                    "report_data": report_data.hex(),
+                    "vm_config": "{}",
+                }
+            ).encode()
+        if method == "/GetKey":
+            key = hashlib.sha256(f"{asked['path']}".encode()).hexdigest()
+            return 200, json.dumps({"key": key, "signature_chain": ["00"]}).encode()
+        return 404, b"{}"
+
+
+class AgentHandler(BaseHTTPRequestHandler):
+    server: Agent
+
+    def do_POST(self) -> None:
+        size = int(self.headers["Content-Length"])
+        status, body = self.server.answer(self.path, json.loads(self.rfile.read(size)))
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def address_string(self) -> str:
+        return "unix"
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Tests keep standard error to themselves."""
+
+
+@pytest.fixture
+def agent(tmp_path: Path) -> Iterator[Agent]:
+    server = Agent(tmp_path / "dstack.sock")
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_dstack_quotes_exactly_the_report_data(agent: Agent) -> None:
+    issuer = DstackIssuer(agent.path, COLLATERAL)
+    evidence = issuer.issue(REPORT_DATA)
+    assert evidence.quote == tdx_quote(REPORT_DATA)
+    assert evidence.collateral is COLLATERAL
+    assert (evidence.tee_type, evidence.simulated) == ("tdx", False)
+    assert issuer.measurement == "0d" * 48
+    assert agent.asked[-1] == ("/GetQuote", {"report_data": REPORT_DATA.hex()})
+
+
+def test_dstack_sealing_key_is_derived_from_the_applications(agent: Agent) -> None:
+    issuer = DstackIssuer(agent.path)
+    key = issuer.sealing_key()
+    assert len(key) == 32
+    assert key == issuer.sealing_key()
+    method, asked = agent.asked[-1]
+    assert (method, asked["path"]) == ("/GetKey", "adyton/sealing/v1")
+    assert key != hashlib.sha256(b"adyton/sealing/v1").digest()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "reason"),
+    [
+        (500, b'{"error":"no quote"}', "answered 500"),
+        (302, b"{}", "answered 302"),
+        (200, b"not json", "not answer in JSON"),
+        (200, b"[]", "no object"),
+        (200, b"{}", "not hex"),
+        (200, b'{"quote":1,"key":1}', "not hex"),
+        (200, b'{"quote":"zz","key":"zz"}', "not hex"),
+        (200, b'{"quote":"00","key":"00"}', "no quote|1 bytes"),
+    ],
+)
+def test_dstack_answers_of_another_shape_are_refused(
+    agent: Agent, status: int, body: bytes, reason: str
+) -> None:
+    issuer = DstackIssuer(agent.path)
+    agent.answers = {"/GetQuote": (status, body), "/GetKey": (status, body)}
+    with pytest.raises(IssuerError, match=reason):
+        issuer.issue(REPORT_DATA)
+    with pytest.raises(IssuerError, match=reason):
+        issuer.sealing_key()
+
+
+def test_dstack_quote_over_other_report_data_is_refused(agent: Agent) -> None:
+    issuer = DstackIssuer(agent.path)
+    agent.answers["/GetQuote"] = (200, json.dumps({"quote": tdx_quote(bytes(64)).hex()}).encode())
+    with pytest.raises(IssuerError, match="other report data"):
+        issuer.issue(REPORT_DATA)
+    with pytest.raises(IssuerError, match="64 bytes"):
+        issuer.issue(b"short")
+
+
+def test_dstack_ignores_proxies_named_in_the_environment(
+    agent: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    assert DstackIssuer(agent.path).measurement == "0d" * 48
+
+
+def test_dstack_agent_that_hangs_up_or_stalls_is_an_issuer_error(agent: Agent) -> None:
+    issuer = DstackIssuer(agent.path, timeout_s=0.2)
+    release = threading.Event()
+    answer = agent.answer
+
+    def stall(method: str, asked: Any) -> tuple[int, bytes]:
+        release.wait(10)
+        return answer(method, asked)
+
+    agent.answer = stall  # type: ignore[method-assign]
+    with pytest.raises(IssuerError, match="GetQuote"):
+        issuer.issue(REPORT_DATA)
+    release.set()
+
+
+# --- opening by name ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", HARDWARE_ISSUERS)
+def test_a_missing_device_is_named_and_nothing_falls_back(name: str, tmp_path: Path) -> None:
+    with pytest.raises(IssuerError, match="no-such-device"):
+        open_issuer(name, device=tmp_path / "no-such-device")
+
+
+@pytest.mark.parametrize("name", ["simulator", "", "auto", "TSM"])
+def test_other_names_are_refused_also_the_simulators(name: str) -> None:
+    with pytest.raises(IssuerError, match="no hardware issuer"):
+        open_issuer(name)
+
+
+def test_opening_dstack_by_name(agent: Agent) -> None:
+    issuer = open_issuer("dstack", device=agent.path, collateral=COLLATERAL)
+    assert issuer.name == "dstack"
+    assert issuer.issue(REPORT_DATA).collateral is COLLATERAL
+
+
+# --- the system calls -------------------------------------------------------------------
+
+
+def test_a_write_is_one_call_and_truncates_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "value"
+    path.write_bytes(b"x" * 100)
+    DeviceFiles().write(path, b"ab")
+    assert path.read_bytes() == b"ab" + b"x" * 98
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+    DeviceFiles().write(fifo, b"y" * 64)
+    assert os.read(reader, 4096) == b"y" * 64
+    os.close(reader)
+
+
+def test_a_short_write_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "value"
+    path.touch()
+    monkeypatch.setattr(os, "write", lambda *_: 3)
+    with pytest.raises(IssuerError, match="took 3 of 64"):
+        DeviceFiles().write(path, bytes(64))
+
+
+def test_reading_takes_pieces_until_the_end_and_no_more_than_the_limit(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+
+    def feed() -> None:
+        with fifo.open("wb", buffering=0) as file:
+            for _ in range(3):
+                file.write(b"z" * 10)
+                time.sleep(0.002)
+
+    with ThreadPoolExecutor(1) as pool:
+        feeding = pool.submit(feed)
+        assert DeviceFiles().read(fifo, 30) == b"z" * 30
+        feeding.result()
+    path = tmp_path / "large"
+    path.write_bytes(bytes(MAX_QUOTE_BYTES + 1))
+    with pytest.raises(IssuerError, match="more than"):
+        DeviceFiles().read(path, MAX_QUOTE_BYTES)
+
+
+def test_refusals_by_the_kernel_name_the_path_and_keep_the_number(tmp_path: Path) -> None:
+    files = DeviceFiles()
+    absent = tmp_path / "absent"
+    for action in (
+        lambda: files.read(absent, 1),
+        lambda: files.write(absent, b"x"),
+        lambda: files.make_directory(absent / "below"),
+        lambda: files.remove_directory(absent),
+    ):
+        with pytest.raises(DeviceError, match="absent") as caught:
+            action()
+        assert caught.value.errno == errno.ENOENT
+    assert not absent.exists()
+    files.make_directory(absent)
+    with pytest.raises(DeviceError):
+        files.make_directory(absent)
+    files.remove_directory(absent)
+    assert not absent.exists()
+
+
+@pytest.mark.tee
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [("gramine", DEVICE), ("tsm", REPORTS), ("dstack", Path("/var/run/dstack.sock"))],
+)
+def test_real_hardware_quotes_our_report_data(name: str, path: Path) -> None:
+    if not path.exists():
+        pytest.skip(f"this machine has no {path}")
+    assert report_data_of(open_issuer(name).issue(REPORT_DATA).quote) == REPORT_DATA
+
+
+def test_opening_one_issuer_imports_no_other() -> None:
+    import subprocess
+
+    code = (
+        "import sys, attestation.issuers as i\n"
+        "try: i.open_issuer('gramine', device=__import__('pathlib').Path('/nonexistent'))\n"
+        "except i.IssuerError: pass\n"
+        "loaded = [m for m in sys.modules if m.startswith('attestation.issuers.')]\n"
+        "assert 'attestation.issuers.simulator' not in loaded, loaded\n"
+        "assert 'httpx' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
