@@ -1,0 +1,95 @@
+"""Serves attestation reports: a fresh quote for a nonce, a shared one without."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Final
+
+from attestation.collateral.model import Collateral
+from attestation.errors import MalformedEvidence
+from attestation.issuers.base import IssuedEvidence, Issuer, IssuerError
+from attestation.report import build_report
+from attestation.statement import check_nonce, report_data
+from gateway.errors import invalid, too_many, unavailable
+from gateway.identity import Identity
+from gateway.limits import TokenBucket
+from gateway.logs import failure
+from gateway.settings import Provenance
+from gateway.sse import dumps
+
+_CACHE_S: Final = 600.0
+_ISSUING: Final = 2
+"""Quotes made at once; a device works on one at a time anyway."""
+
+
+class Attester:
+    """Asks the issuer for evidence over an identity and wraps it as ACI's report."""
+
+    def __init__(
+        self,
+        issuer: Issuer,
+        *,
+        provenance: Provenance,
+        collateral: Collateral | None,
+        per_minute: int,
+    ) -> None:
+        self._issuer = issuer
+        self._provenance = provenance
+        self._collateral = collateral
+        self._bucket = TokenBucket(per_minute)
+        self._threads = ThreadPoolExecutor(_ISSUING, thread_name_prefix="attest")
+        self._cached: tuple[str, float, bytes] | None = None
+        self._caching = asyncio.Lock()
+
+    async def report(self, identity: Identity, nonce: str | None) -> bytes:
+        """The report's JSON. Raises ApiError 400, 429 or 503."""
+        if nonce is None:
+            return await self._unchallenged(identity)
+        try:
+            check_nonce(nonce)
+        except MalformedEvidence as e:
+            raise invalid("nonce", f"nonce {e.detail}.") from None
+        if wait_s := self._bucket.take():
+            raise too_many("The node issues no more reports this minute.", wait_s)
+        return await self._fresh(identity, nonce)
+
+    async def _unchallenged(self, identity: Identity) -> bytes:
+        """The nonce-less report, made once and shared: it proves no freshness anyway."""
+        async with self._caching:
+            now = time.monotonic()
+            cached = self._cached
+            if cached is None or cached[0] != identity.digest or cached[1] < now:
+                body = await self._fresh(identity, None)
+                cached = self._cached = (identity.digest, now + _CACHE_S, body)
+            return cached[2]
+
+    async def _fresh(self, identity: Identity, nonce: str | None) -> bytes:
+        loop = asyncio.get_running_loop()
+        data = report_data(identity.digest, nonce)
+        try:
+            evidence = await loop.run_in_executor(self._threads, self._issue, data)
+        except IssuerError as e:
+            failure("evidence_not_issued", e)
+            raise unavailable(
+                "The machine gave no evidence; try again shortly.", "evidence_unavailable"
+            ) from None
+        report = build_report(
+            keyset=identity.keys.keyset,
+            nonce=nonce,
+            evidence=evidence,
+            key_custody={"kind": identity.keys.custody},
+            source_provenance=self._provenance.to_json(),
+        )
+        return dumps(report).encode()
+
+    def _issue(self, data: bytes) -> IssuedEvidence:
+        evidence = self._issuer.issue(data)
+        if evidence.collateral is None and self._collateral is not None:
+            evidence = replace(evidence, collateral=self._collateral)
+        return evidence
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)

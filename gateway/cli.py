@@ -1,0 +1,258 @@
+"""`python -m gateway`: run a node, manage its API keys."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import click
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+
+from attestation.errors import AttestationError
+from enclave.errors import EnclaveError
+from gateway import logs
+from gateway.errors import GatewayError
+from gateway.settings import DATABASE_FILE, TEES, Limits, ModelChoice, Provenance, Settings
+from gateway.storage import ApiKeyStore, Database, KeyRefused, StorageError
+
+T = TypeVar("T")
+_FAILURES = (GatewayError, EnclaveError, AttestationError, StorageError, KeyRefused, OSError)
+
+
+def _fail(error: Exception) -> NoReturn:
+    """One line on stderr and exit code 1."""
+    text = str(error) or type(error).__name__
+    click.echo(f"error: {' '.join(text.split())}", err=True)
+    sys.exit(1)
+
+
+class _Model(click.ParamType[ModelChoice]):
+    name = "[ID=]PATH"
+
+    def convert(self, value: Any, *_: Any) -> ModelChoice:
+        id, separator, path = str(value).partition("=")
+        return ModelChoice(Path(path), id) if separator else ModelChoice(Path(id))
+
+
+_STATE_DIR = click.option(
+    "--state-dir",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("adyton-state"),
+    show_default=True,
+    help="Where the node keeps keys, receipts and converted models.",
+)
+_DATABASE = click.option(
+    "--database-url", help="A PostgreSQL database of this node's own, instead of SQLite."
+)
+_JSON = click.option("--json", "as_json", is_flag=True, help="Machine-readable output.")
+
+
+@click.group()
+def main() -> None:
+    """Run an Adyton node and manage its API keys."""
+
+
+@main.command()
+@click.option("--tee", type=click.Choice(TEES), required=True, help="Where evidence comes from.")
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", type=click.IntRange(0, 65535), default=8443, show_default=True)
+@_STATE_DIR
+@click.option("--model", "models", type=_Model(), multiple=True, help="A GGUF file or folder.")
+@click.option("--embedding-model", "embedders", type=_Model(), multiple=True)
+@click.option("--rows", type=click.IntRange(1, 256), default=8, show_default=True)
+@click.option("--context", type=click.IntRange(64, 1 << 20), default=2048, show_default=True)
+@click.option("--threads", type=click.IntRange(1, 256), default=2, show_default=True)
+@click.option("--hostname", "hostnames", multiple=True, help="Names for the certificate.")
+@click.option("--subject", help="Name the keyset carries.")
+@click.option("--keyset-days", type=click.FloatRange(0.001, 366), default=30, show_default=True)
+@click.option("--receipt-days", type=click.FloatRange(0.001, 36500), default=30, show_default=True)
+@click.option("--collateral", type=click.Path(dir_okay=False, path_type=Path))
+@_DATABASE
+@click.option("--sim-tee", type=click.Choice(["tdx", "sgx"]), default="tdx", show_default=True)
+@click.option("--source-repo", help="Public repository of this code.")
+@click.option("--source-commit")
+@click.option("--image-digest", help="sha256:<hex> of the image that runs.")
+@click.option("--requests-per-minute", type=click.IntRange(1), default=1200, show_default=True)
+@click.option("--concurrent-requests", type=click.IntRange(1), default=96, show_default=True)
+@click.option("--generation-timeout", type=click.FloatRange(0.1), default=600, show_default=True)
+@click.option("--body-timeout", type=click.FloatRange(0.1), default=30, show_default=True)
+@click.option("--drain-timeout", type=click.FloatRange(0), default=20, show_default=True)
+@click.option("--log-level", type=click.Choice(["INFO", "WARNING", "ERROR"]), default="INFO")
+@_JSON
+def serve(as_json: bool, log_level: str, **options: Any) -> None:
+    """Run a node until it is told to stop (SIGTERM or Ctrl-C); SIGHUP renews its keys."""
+    from gateway.serve import run
+
+    logs.configure(log_level)
+    console = Console(stderr=True)
+
+    def progress(step: str) -> None:
+        if console.is_terminal:
+            console.print(f"[dim]... {step}[/dim]")
+        logs.event("starting", step=step)
+
+    def ready(facts: dict[str, Any]) -> None:
+        if as_json:
+            click.echo(json.dumps(facts))
+        else:
+            _introduce(facts)
+
+    try:
+        run(_settings(options), progress=progress, ready=ready)
+    except _FAILURES as e:
+        _fail(e)
+
+
+def _settings(o: dict[str, Any]) -> Settings:
+    return Settings(
+        tee=o["tee"],
+        state_dir=o["state_dir"],
+        host=o["host"],
+        port=o["port"],
+        chat_models=o["models"],
+        embedding_models=o["embedders"],
+        rows=o["rows"],
+        context=o["context"],
+        threads=o["threads"],
+        hostnames=o["hostnames"],
+        subject=o["subject"],
+        keyset_days=o["keyset_days"],
+        receipt_days=o["receipt_days"],
+        collateral=o["collateral"],
+        database_url=o["database_url"],
+        sim_tee=o["sim_tee"],
+        provenance=Provenance(o["source_repo"], o["source_commit"], o["image_digest"]),
+        limits=Limits(
+            requests_per_minute=o["requests_per_minute"],
+            concurrent_requests=o["concurrent_requests"],
+            generation_timeout_s=float(o["generation_timeout"]),
+            body_timeout_s=float(o["body_timeout"]),
+            drain_timeout_s=float(o["drain_timeout"]),
+        ),
+    )
+
+
+def _introduce(facts: dict[str, Any]) -> None:
+    """Say what runs where, and first of all whether it is only simulated."""
+    console = Console()
+    if facts["simulated"]:
+        console.print(
+            Panel(
+                "There is no TEE behind this node. Its evidence is genuine in form and worth\n"
+                "nothing as proof; trust its root for testing only.",
+                title="SIMULATED",
+                border_style="bold red",
+            )
+        )
+    table = Table(show_header=False, box=None)
+    for name in ("url", "tee_type", "measurement", "keyset_digest", "root", "tls_cert"):
+        if facts[name] is not None:
+            table.add_row(f"[bold]{name}[/bold]", str(facts[name]))
+    table.add_row("[bold]models[/bold]", ", ".join(facts["models"]))
+    console.print(table)
+    console.print(
+        "Make an API key:  adyton keys create NAME --state-dir " + facts["state_dir"],
+        highlight=False,
+    )
+
+
+@main.group()
+def keys() -> None:
+    """Make, list and revoke API keys, also while the node runs."""
+
+
+def _with_keys(
+    state_dir: Path, database_url: str | None, work: Callable[[ApiKeyStore], Awaitable[T]]
+) -> T:
+    async def run(database: Database) -> T:
+        try:
+            return await work(ApiKeyStore(database))
+        finally:
+            await database.close()
+
+    try:
+        return asyncio.run(run(Database.open(database_url or state_dir / DATABASE_FILE)))
+    except _FAILURES as e:
+        _fail(e)
+
+
+@keys.command()
+@click.argument("name")
+@_STATE_DIR
+@_DATABASE
+@click.option("--requests-per-minute", type=click.IntRange(1))
+@click.option("--concurrent-requests", type=click.IntRange(1))
+@_JSON
+def create(
+    *,
+    name: str,
+    state_dir: Path,
+    database_url: str | None,
+    requests_per_minute: int | None,
+    concurrent_requests: int | None,
+    as_json: bool,
+) -> None:
+    """Make a key and show it, this once."""
+    key = _with_keys(
+        state_dir,
+        database_url,
+        lambda store: store.create(
+            name, rate_per_minute=requests_per_minute, max_concurrency=concurrent_requests
+        ),
+    )
+    if as_json:
+        click.echo(json.dumps({"key": key, "name": name}))
+    else:
+        click.echo(key)
+        click.echo("Keep it: only its digest is stored.", err=True)
+
+
+@keys.command("list")
+@_STATE_DIR
+@_DATABASE
+@_JSON
+def list_(state_dir: Path, database_url: str | None, as_json: bool) -> None:
+    """Every key ever made, by name and id."""
+    known = _with_keys(state_dir, database_url, lambda store: store.list())
+    rows = [
+        {
+            "id": key.id,
+            "name": key.name,
+            "created_at": key.created_at,
+            "revoked_at": key.revoked_at,
+            "requests_per_minute": key.rate_per_minute,
+            "concurrent_requests": key.max_concurrency,
+        }
+        for key in known
+    ]
+    if as_json:
+        click.echo(json.dumps({"keys": rows}))
+    else:
+        _print_keys(rows)
+
+
+def _print_keys(rows: Sequence[dict[str, Any]]) -> None:
+    table = Table("id", "name", "state")
+    for row in rows:
+        table.add_row(row["id"], row["name"], "active" if row["revoked_at"] is None else "revoked")
+    Console().print(table)
+
+
+@keys.command()
+@click.argument("name_or_id")
+@_STATE_DIR
+@_DATABASE
+@_JSON
+def revoke(name_or_id: str, state_dir: Path, database_url: str | None, as_json: bool) -> None:
+    """End a key, from now on."""
+    key = _with_keys(state_dir, database_url, lambda store: store.revoke(name_or_id))
+    if as_json:
+        click.echo(json.dumps({"id": key.id, "name": key.name, "revoked": True}))
+    else:
+        click.echo(f"revoked {key.name} ({key.id})", err=True)

@@ -1,0 +1,251 @@
+"""The node: one attested workload, put together from its parts and taken apart again.
+
+The order of assembly follows from what is measured. The worker loads the models and says
+what their digests are; the issuer measures them with the code and the settings; only then
+are there keys, since sealed keys belong to a measurement; and only then is there a
+listener, since its certificate is one of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from attestation.collateral.model import Collateral
+from attestation.errors import AttestationError
+from attestation.issuers.base import Issuer
+from enclave.errors import EnclaveError, ModelNotFound
+from enclave.worker.process import WorkerSecrets
+from enclave.worker.proto import worker_pb2 as pb
+from enclave.worker.supervisor import Supervisor, WorkerState
+from gateway.attest import Attester
+from gateway.catalog import specs
+from gateway.cut import Cut, Reason
+from gateway.edge import RequestContext
+from gateway.errors import GatewayError
+from gateway.exchange import Exchange, ReceiptDesk
+from gateway.identity import KeyRing
+from gateway.limits import Gate
+from gateway.logs import event, failure
+from gateway.machine import cache_key, open_machine, read_collateral
+from gateway.metrics import Metrics
+from gateway.settings import DATABASE_FILE, Settings
+from gateway.storage import ApiKeyStore, Database, ReceiptStore, StorageError
+from gateway.work import Engine
+
+_RETRY_S: Final = 2.0
+_RENEWAL_CHECK_S: Final = 60.0
+_PURGE_S: Final = 3600.0
+Progress = Callable[[str], None]
+
+
+class Node:
+    """Everything a running node holds. Made by `start`, ended by `stop`."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        issuer: Issuer,
+        collateral: Collateral | None,
+        database: Database,
+        supervisor: Supervisor,
+    ) -> None:
+        self.settings = settings
+        self.issuer = issuer
+        self.metrics = Metrics()
+        self.gate = Gate(settings.limits)
+        self.cuts: set[Cut] = set()
+        self.started_at = int(time.time())
+        self.models: dict[str, pb.ModelInfo] = {m.id: m for m in supervisor.models}
+        self.ring = KeyRing(settings, issuer)
+        self.receipts = ReceiptStore(database)
+        self.api_keys = ApiKeyStore(database)
+        self.desk = ReceiptDesk(self.receipts, self.metrics)
+        self.attester = Attester(
+            issuer,
+            provenance=settings.provenance,
+            collateral=collateral,
+            per_minute=settings.limits.attestations_per_minute,
+        )
+        self._database = database
+        self._supervisor = supervisor
+        self._chores: list[asyncio.Task[None]] = []
+
+    @classmethod
+    async def start(cls, settings: Settings, progress: Progress) -> Node:
+        """A node whose models are loaded and whose past is settled, not yet listening.
+
+        Raises StartError, EnclaveError, AttestationError or StorageError.
+        """
+        collateral = read_collateral(settings.collateral)
+        database = await asyncio.to_thread(
+            Database.open, settings.database_url or settings.state_dir / DATABASE_FILE
+        )
+        supervisor: Supervisor | None = None
+        try:
+            progress("loading models")
+            supervisor = _supervise(settings)
+            await supervisor.start()
+            progress("measuring and making keys")
+            issuer = await asyncio.to_thread(
+                open_machine, settings, [(m.id, m.model_digest) for m in supervisor.models]
+            )
+            node = cls(
+                settings,
+                issuer=issuer,
+                collateral=collateral,
+                database=database,
+                supervisor=supervisor,
+            )
+            for warning in node.ring.current.keys.warnings:
+                event("warning", message=warning)
+            settled = await node.desk.settle_restart(node.ring.current)
+            if settled:
+                event("restart_settled", receipts=settled)
+        except BaseException:
+            if supervisor is not None:
+                await supervisor.stop(0)
+            await database.close()
+            raise
+        node._begin_chores()
+        return node
+
+    # --- what serving a prompt needs (gateway.prompt.Host) -----------------------------
+
+    @property
+    def engine(self) -> Engine:
+        return self._supervisor.client
+
+    @property
+    def generation_timeout_s(self) -> float:
+        return self.settings.limits.generation_timeout_s
+
+    def begin(self, context: RequestContext, endpoint: str, owner: bytes, body: bytes) -> Exchange:
+        return Exchange(self.desk, context.identity, endpoint=endpoint, owner=owner, body=body)
+
+    def served(self, model: str, kind: pb.ModelKind) -> str:
+        """The digest of a model of this kind. Raises ModelNotFound."""
+        info = self.models.get(model)
+        if info is None or info.kind != kind:
+            raise ModelNotFound(model)
+        return info.model_digest
+
+    def model_digest(self, model: str) -> str:
+        return self.models[model].model_digest
+
+    def count_tokens(self, model: str, prompt_tokens: int, completion_tokens: int) -> None:
+        self.metrics.tokens.labels(model, "prompt").inc(prompt_tokens)
+        self.metrics.tokens.labels(model, "completion").inc(completion_tokens)
+
+    def count_first_token(self, model: str, context: RequestContext) -> None:
+        seconds = time.monotonic() - context.started
+        self.metrics.first_token_seconds.labels(model).observe(seconds)
+
+    # --- how it is doing ------------------------------------------------------------
+
+    def not_ready(self) -> str | None:
+        """Why no prompts are taken now, or None."""
+        if self.gate.draining:
+            return "draining"
+        if not self._supervisor.ready:
+            return "worker " + self._supervisor.state.value
+        return None
+
+    @property
+    def worker_pid(self) -> int | None:
+        return self._supervisor.pid
+
+    async def observe(self) -> None:
+        """Bring the gauges up to date."""
+        m = self.metrics
+        stats = pb.HealthResponse()
+        if self._supervisor.ready:
+            try:
+                stats = await self._supervisor.client.health(timeout_s=1.0)
+            except EnclaveError as e:
+                failure("health_unknown", e)
+        m.rows.labels("running").set(stats.rows_running)
+        m.rows.labels("total").set(stats.rows_total)
+        m.waiting.set(stats.waiting)
+        m.inflight.set(self.gate.inflight)
+        m.restarts.set(self._supervisor.restarts)
+        m.ready.set(self.not_ready() is None)
+        m.keyset_not_after.set(self.ring.current.keys.keyset.not_after)
+
+    # --- what happens without being asked ------------------------------------------------
+
+    def _begin_chores(self) -> None:
+        for chore, every_s in (
+            (self.desk.retry, _RETRY_S),
+            (self.ring.renew_if_due, _RENEWAL_CHECK_S),
+            (self._purge, _PURGE_S),
+        ):
+            self._chores.append(asyncio.create_task(_repeat(chore, every_s)))
+
+    async def _purge(self) -> None:
+        """Forget receipts past their retention."""
+        removed = await self.receipts.purge(
+            before=int(time.time() - self.settings.receipt_days * 86400)
+        )
+        if removed:
+            event("receipts_purged", count=removed)
+
+    async def renew_keys(self) -> None:
+        """New keys now, as asked for by SIGHUP; on failure the old ones stay."""
+        try:
+            await self.ring.renew()
+        except (EnclaveError, AttestationError, OSError) as e:
+            failure("keys_not_rotated", e)
+
+    # --- the end ------------------------------------------------------------------
+
+    async def drain(self) -> None:
+        """Take no more prompts, wait for those running, then cut what is left, receipts and all."""
+        self.gate.draining = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.limits.drain_timeout_s):
+                await self.gate.idle.wait()
+        for cut in list(self.cuts):
+            cut.trip(Reason.SHUTDOWN)
+
+    async def stop(self) -> None:
+        """Let go of everything; the server has ended and every exchange with it."""
+        for chore in self._chores:
+            chore.cancel()
+        await asyncio.gather(*self._chores, return_exceptions=True)
+        self.attester.close()
+        await self._supervisor.stop(1.0)
+        await self.desk.retry()
+        await self._database.close()
+
+
+async def _repeat(chore: Callable[[], Awaitable[object]], every_s: float) -> None:
+    """Do it again and again; a failure is logged and does not end it."""
+    while True:
+        try:
+            await chore()
+        except (EnclaveError, AttestationError, GatewayError, StorageError, OSError) as e:
+            failure("chore_failed", e, chore=getattr(chore, "__name__", "chore"))
+        await asyncio.sleep(every_s)
+
+
+def _supervise(settings: Settings) -> Supervisor:
+    return Supervisor(
+        specs(settings),
+        runtime_dir=settings.state_dir / "run",
+        rows=settings.rows,
+        context=settings.context,
+        threads=settings.threads,
+        cache_dir=settings.state_dir / "cache",
+        queue=settings.limits.max_inflight,
+        secrets=WorkerSecrets(cache_key=cache_key(settings)),
+        on_state=_log_state,
+    )
+
+
+def _log_state(state: WorkerState) -> None:
+    event("worker", state=state.value)
