@@ -50,7 +50,11 @@ def exit_table() -> str:
 def sections(command: click.Command, path: str, parent: click.Context | None) -> Iterator[str]:
     """Help of `command` and, below it, of its subcommands."""
     context = click.Context(
-        command, info_name=path.rpartition(" ")[2], parent=parent, terminal_width=WIDTH
+        command,
+        info_name=path.rpartition(" ")[2],
+        parent=parent,
+        terminal_width=WIDTH,
+        **command.context_settings,
     )
     yield f"\n## `{path}`\n\n```\n{command.get_help(context)}\n```\n"
     if isinstance(command, click.Group):
