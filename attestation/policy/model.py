@@ -132,7 +132,7 @@ class Policy:
                 min_isv_svn=int(sgx.get("min_isv_svn", 0)),
             ),
             denied_flags=tuple(
-                name for name, value in document.get("platform", {}).items() if value == "deny"
+                sorted(k for k, v in document.get("platform", {}).items() if v == "deny")
             ),
             dangerous_allow_unbound_report_data=document.get(
                 "dangerous_allow_unbound_report_data", False

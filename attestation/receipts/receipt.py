@@ -37,6 +37,22 @@ _HEX64: Final = re.compile(r"[0-9a-f]{64}")
 _HEX128: Final = re.compile(r"[0-9a-f]{128}")
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _MAX_EVENTS: Final = 1024
+_SMALL_ORDER: Final = frozenset(
+    bytes.fromhex(y)
+    for y in (
+        "00" * 32,
+        "01" + "00" * 31,
+        "26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05",
+        "c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a",
+        "ec" + "ff" * 30 + "7f",
+        "ed" + "ff" * 30 + "7f",
+        "ee" + "ff" * 30 + "7f",
+    )
+)
+"""y coordinates of the points of order 1 to 8, in every encoding, sign bit cleared.
+
+Under such a key anybody can make signatures that verify, so it signs nothing.
+"""
 
 Event = Mapping[str, Any]
 
@@ -178,10 +194,12 @@ def _check_signature(document: Mapping[str, Any], key_id: str, keyset: Keyset) -
         raise VerificationError("signature", f"algorithm {entry.algo[:64]!r} is not supported")
     if not _HEX128.fullmatch(signature) or not _HEX64.fullmatch(entry.public_key):
         raise VerificationError("signature", "signature or key is not lowercase hex")
+    public = bytes.fromhex(entry.public_key)
+    if public[:-1] + bytes([public[-1] & 0x7F]) in _SMALL_ORDER:
+        raise VerificationError("signature", f"{key_id[:64]!r} is a key anybody can sign with")
     signed = jcs({k: v for k, v in document.items() if k != "signature"})
     try:
-        key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(entry.public_key))
-        key.verify(bytes.fromhex(signature), signed)
+        Ed25519PublicKey.from_public_bytes(public).verify(bytes.fromhex(signature), signed)
     except (InvalidSignature, ValueError):
         raise VerificationError("signature", f"does not verify under {key_id[:64]!r}") from None
 

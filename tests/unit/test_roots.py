@@ -1,0 +1,78 @@
+"""Trust anchors are exactly the vendor's, or exactly the one certificate a person named."""
+
+from __future__ import annotations
+
+import hashlib
+
+import attested
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from attestation.errors import CollateralError
+from attestation.roots import INTEL_SGX_ROOT, PRODUCTION_ROOTS, load_root
+
+INTEL_SHA256 = "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3"
+
+
+def pem(der: bytes) -> bytes:
+    return x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM)
+
+
+def test_the_built_in_root_is_intels_and_the_only_one() -> None:
+    assert PRODUCTION_ROOTS == (INTEL_SGX_ROOT,)
+    assert hashlib.sha256(INTEL_SGX_ROOT).hexdigest() == INTEL_SHA256
+
+
+def test_simulator_root_is_not_built_in() -> None:
+    assert attested.platform().root_der not in PRODUCTION_ROOTS
+
+
+@pytest.mark.parametrize("der", [INTEL_SGX_ROOT, attested.platform().root_der])
+def test_pem_and_der_give_the_same_root(der: bytes) -> None:
+    assert load_root(der) == load_root(pem(der)) == load_root(b"# a note\n" + pem(der)) == der
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"",
+        b"not a certificate",
+        INTEL_SGX_ROOT[:-1],
+        INTEL_SGX_ROOT + b"\0",
+        pem(INTEL_SGX_ROOT) * 2,
+        b"-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
+        b"-----BEGIN CERTIFICATE-----",
+        b"\0" * 70_000,
+    ],
+)
+def test_what_is_not_exactly_one_certificate_is_refused(data: bytes) -> None:
+    with pytest.raises(CollateralError, match="root: "):
+        load_root(data)
+
+
+def test_leaf_cannot_be_a_root() -> None:
+    with pytest.raises(CollateralError, match="not a CA"):
+        load_root(attested.platform().pck.der)
+
+
+def test_certificate_that_states_no_constraints_cannot_be_a_root() -> None:
+    from datetime import UTC, datetime
+
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "bare")])
+    bare = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(datetime(2025, 1, 1, tzinfo=UTC))
+        .not_valid_after(datetime(2035, 1, 1, tzinfo=UTC))
+        .sign(key, hashes.SHA256())
+    )
+    with pytest.raises(CollateralError, match="not a CA"):
+        load_root(bare.public_bytes(Encoding.DER))
