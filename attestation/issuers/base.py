@@ -51,5 +51,10 @@ class Issuer(Protocol):
         ...
 
     def sealing_key(self) -> bytes | None:
-        """32 secret bytes only this measurement on this platform can derive, or None."""
+        """32 secret bytes that nobody but this workload on this platform can derive, or None.
+
+        What "this workload" means is the platform's: one measurement (Gramine, the
+        simulator), or an application id in its key management's hands (dstack). None where
+        the platform derives no such key (TDX by itself). Raises IssuerError.
+        """
         ...

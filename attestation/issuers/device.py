@@ -63,6 +63,9 @@ class DeviceFiles:
             raise IssuerError(f"{path}: holds more than {limit} bytes")
         return out
 
+    def is_directory(self, path: Path) -> bool:
+        return path.is_dir()
+
     def make_directory(self, path: Path) -> None:
         try:
             path.mkdir()

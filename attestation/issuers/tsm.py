@@ -61,6 +61,8 @@ class TsmIssuer:
         return
 
     def _quote(self, report_data: bytes) -> tuple[bytes, str]:
+        if not self._files.is_directory(self._reports):
+            raise IssuerError(f"{self._reports}: not there; needs Linux 6.7+ with configfs in a TD")
         report = self._reports / f"adyton-{os.getpid()}-{secrets.token_hex(8)}"
         self._files.make_directory(report)
         try:

@@ -99,6 +99,9 @@ class Tsm(DeviceFiles):
         self.quote: Callable[[bytes], bytes] = tdx_quote
         self.after_write: Callable[[Report], None] = lambda _: None
 
+    def is_directory(self, path: Path) -> bool:
+        return path == REPORTS
+
     def make_directory(self, path: Path) -> None:
         if path.parent != REPORTS:
             raise DeviceError(path, FileNotFoundError(errno.ENOENT, "No such file or directory"))
@@ -509,9 +512,11 @@ def test_dstack_agent_that_hangs_up_or_stalls_is_an_issuer_error(agent: Agent) -
         return answer(method, asked)
 
     agent.answer = stall  # type: ignore[method-assign]
-    with pytest.raises(IssuerError, match="GetQuote"):
-        issuer.issue(REPORT_DATA)
-    release.set()
+    try:
+        with pytest.raises(IssuerError, match="GetQuote"):
+            issuer.issue(REPORT_DATA)
+    finally:
+        release.set()
 
 
 # --- opening by name ------------------------------------------------------------------
