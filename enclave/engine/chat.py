@@ -131,7 +131,7 @@ def open_forward(model: ConvertedModel, *, rows: int, context: int, threads: int
 def _is_packed(model: ConvertedModel, name: str) -> bool:
     if name.startswith("logits.") and model.tied:
         return False  # the token embedding reads these
-    return name.endswith((".codes", ".scales", ".residual"))
+    return name.endswith((".codes", ".scales", ".zeros", ".residual"))
 
 
 def _probe(forward: Forward) -> NDArray[np.float32]:

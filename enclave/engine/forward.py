@@ -77,9 +77,16 @@ class Forward:
 
     def prefill(self, row: int, tokens: NDArray[np.int64], past: int) -> F32:
         """Append `tokens` to `row`, which holds `past`; logits of the last, (vocabulary,)."""
+        last: F32 = self.score(row, tokens, past, np.array([len(tokens) - 1], np.int64))[0]
+        return last
+
+    def score(
+        self, row: int, tokens: NDArray[np.int64], past: int, positions: NDArray[np.int64]
+    ) -> F32:
+        """The same, with logits at these positions of `tokens`: (len(positions), vocabulary)."""
         count = len(tokens)
         binding = self._session.binding()
-        logits = np.empty((1, self.vocabulary), np.float32)
+        logits = np.empty((len(positions), self.vocabulary), np.float32)
         held = self._bind_cache(binding, row, row + 1)
         held += _bind(
             binding,
@@ -87,12 +94,11 @@ class Forward:
             shape=np.array([1, count, -1], np.int64),
             past_lengths=np.array([past + count - 1], np.int32),
             total=np.array(past + count, np.int32),
-            last=np.array([count - 1], np.int64),
+            last=positions,
         )
         held += _bind_output(binding, "logits", logits)
         self._session.run(binding)
-        last: F32 = logits[0]
-        return last
+        return logits
 
     def decode(self, tokens: NDArray[np.int64], lengths: NDArray[np.int32]) -> F32:
         """Append one token to each of the first len(tokens) rows, which hold `lengths` tokens.

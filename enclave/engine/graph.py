@@ -21,7 +21,16 @@ from onnx import TensorProto, helper
 
 from enclave.engine.gguf import GgufFile
 from enclave.engine.onnx_build import MS, GraphBuilder
-from enclave.engine.weights import BLOCK, BlockMatrix, Embedding, Matrix, matrix, stack, vector
+from enclave.engine.weights import (
+    BLOCK,
+    BlockMatrix,
+    Embedding,
+    Matrix,
+    matrix,
+    pack_zeros,
+    stack,
+    vector,
+)
 from enclave.errors import ModelError
 
 INT8_COMPUTE: Final = 4
@@ -113,9 +122,12 @@ class _Builder(GraphBuilder):
         if not isinstance(m, BlockMatrix):
             return self.node("MatMul", [x, self.weight(f"{name}.w", m.T)], name)
         quantised = f"{name}.q" if m.residual is not None else name
+        operands = [self.weight(f"{name}.codes", m.codes), self.weight(f"{name}.scales", m.scales)]
+        if m.zeros is not None:
+            operands.append(self.weight(f"{name}.zeros", pack_zeros(m.zeros)))
         self.node(
             "MatMulNBits",
-            [x, self.weight(f"{name}.codes", m.codes), self.weight(f"{name}.scales", m.scales)],
+            [x, *operands],
             quantised,
             domain=MS,
             K=m.columns,

@@ -1,12 +1,14 @@
 """GGUF tensors become onnxruntime operands that stand for the same numbers, exactly.
 
 A quantised matrix is held in blocks of 32 along the input. onnxruntime's `MatMulNBits`
-multiplies by `d * (q - 8)` (4 bits) or `d * (q - 128)` (8 bits), so:
+multiplies by `d * (q - z)`, where z is 8 (4 bits), 128 (8 bits) or a stored integer, so:
 
 - Q8_0, `w = d * q` with signed q: the 8-bit form, q shifted by 128.
 - Q4_0, `w = d * (q - 8)`: the 4-bit form.
-- Q4_1, `w = d * q + m`: the 4-bit form plus `r = m + 8 * d` for every weight of the block,
-  which a matrix product adds as (block sums of x) @ r. Nothing is rounded.
+- Q4_1, `w = d * q + m`: the 4-bit form with z the integer nearest to -m / d, plus what that
+  leaves, `r = m + z * d`, for every weight of the block, which a matrix product adds as
+  (block sums of x) @ r. The weights stay exact. z = 8 would be exact too, but activations are
+  rounded to 8 bits inside the product, and that error grows with |q - z|.
 - F16 and F32: a float32 matrix.
 """
 
@@ -28,13 +30,16 @@ T = TypeVar("T", bound=np.generic)
 
 @dataclass(frozen=True, slots=True)
 class BlockMatrix:
-    """`bits`-bit codes (rows, blocks, 32 * bits / 8), float32 scales and, for Q4_1, residuals
-    (rows, blocks)."""
+    """`bits`-bit codes (rows, blocks, 32 * bits / 8) and float32 scales (rows, blocks).
+
+    For Q4_1 also zero points, uint8 (rows, blocks), and residuals, float32 (rows, blocks).
+    """
 
     bits: int
     codes: U8
     scales: F32
-    residual: F32 | None
+    zeros: U8 | None = None
+    residual: F32 | None = None
 
     @property
     def rows(self) -> int:
@@ -70,11 +75,13 @@ def matrix(t: Tensor, rotary_heads: int = 0) -> Matrix:
     stored = _unpermute(t.data, rotary_heads).reshape(t.rows, t.columns // BLOCK, -1)
     d = _half(stored[..., 0:2])
     if t.type == "Q8_0":
-        return BlockMatrix(8, stored[..., 2:] ^ np.uint8(0x80), d, None)
+        return BlockMatrix(8, stored[..., 2:] ^ np.uint8(0x80), d)
     if t.type == "Q4_0":
-        return BlockMatrix(4, _nibbles(stored[..., 2:]), d, None)
-    residual = _half(stored[..., 2:4]) + np.float32(8) * d
-    return BlockMatrix(4, _nibbles(stored[..., 4:]), d, residual)
+        return BlockMatrix(4, _nibbles(stored[..., 2:]), d)
+    m = _half(stored[..., 2:4])
+    z = np.rint(np.clip(-m / np.where(d == 0, np.float32(1), d), 0, 15))
+    residual: F32 = (m + z * d).astype(np.float32)
+    return BlockMatrix(4, _nibbles(stored[..., 4:]), d, z.astype(np.uint8), residual)
 
 
 def stack(parts: list[Matrix]) -> Matrix | None:
@@ -84,18 +91,29 @@ def stack(parts: list[Matrix]) -> Matrix | None:
         return np.concatenate([p for p in parts if not isinstance(p, BlockMatrix)])
     if len(blocks) < len(parts) or len({b.bits for b in blocks}) > 1:
         return None
-    residuals = [b.residual for b in blocks]
-    joined: F32 | None = None
-    if any(r is not None for r in residuals):
-        joined = np.concatenate(
-            [np.zeros_like(b.scales) if b.residual is None else b.residual for b in blocks]
-        )
+    offset = any(b.residual is not None for b in blocks)
     return BlockMatrix(
         blocks[0].bits,
         np.concatenate([b.codes for b in blocks]),
         np.concatenate([b.scales for b in blocks]),
-        joined,
+        np.concatenate([_zeros(b) for b in blocks]) if offset else None,
+        np.concatenate([_residual(b) for b in blocks]) if offset else None,
     )
+
+
+def _zeros(b: BlockMatrix) -> U8:
+    return np.full(b.scales.shape, 8, np.uint8) if b.zeros is None else b.zeros
+
+
+def _residual(b: BlockMatrix) -> F32:
+    return np.zeros_like(b.scales) if b.residual is None else b.residual
+
+
+def pack_zeros(z: U8) -> U8:
+    """Zero points (rows, blocks) two to a byte, as `MatMulNBits` reads them with 4 bits."""
+    even = np.pad(z, ((0, 0), (0, z.shape[1] % 2)))
+    packed: U8 = even[:, 0::2] | (even[:, 1::2] << 4)
+    return packed
 
 
 class Embedding:
@@ -117,7 +135,7 @@ class Embedding:
             q = np.empty((*codes.shape[:2], BLOCK), np.float32)
             q[..., 0::2] = codes & 15
             q[..., 1::2] = codes >> 4
-            q -= np.float32(8)
+            q -= np.float32(8) if m.zeros is None else m.zeros[tokens][..., None]
         q *= m.scales[tokens][..., None]
         if m.residual is not None:
             q += m.residual[tokens][..., None]
