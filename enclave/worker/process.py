@@ -107,10 +107,19 @@ def silence_content() -> None:
     sys.excepthook = excepthook
     threading.excepthook = thread_excepthook
     sys.unraisablehook = unraisablehook
-    for name in ("grpc", "asyncio"):
-        logger = logging.getLogger(name)
-        logger.addHandler(logging.NullHandler())
-        logger.propagate = False
+    logging.basicConfig(handlers=[_FaultLog(logging.WARNING)], force=True)
+
+
+class _FaultLog(logging.Handler):
+    """Where something was logged and what kind of error it was; never the message."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.exc_info and record.exc_info[1] is not None:
+            print_fault(record.name, record.exc_info[1])
+        else:
+            # The pattern may have been formatted already, so only its place is printed.
+            at = f"{record.filename}:{record.lineno}"
+            print(f"{record.name}: {record.levelname} at {at}", file=sys.stderr, flush=True)
 
 
 def loop_exception_handler(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
