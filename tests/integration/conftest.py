@@ -1,0 +1,22 @@
+"""One real node for most tests: loading its models is what costs time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+from running import RunningNode, running
+
+
+@pytest.fixture(scope="session")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
+    """A simulated node with the default models. Tests leave it as they found it."""
+    with running(tmp_path_factory.mktemp("shared") / "state", "--body-timeout", "2") as node:
+        yield node
+
+
+@pytest.fixture
+def client(node: RunningNode) -> Iterator[httpx.Client]:
+    with node.client() as client:
+        yield client
