@@ -132,8 +132,8 @@ class Database:
             with self._writer.begin() as connection:
                 for job in group:
                     results.append((job, *_attempt(connection, job.work)))
-        except SQLAlchemyError as error:
-            failure = storage_error(error)
+        except Exception as error:  # whatever it is, nobody may be left waiting
+            failure = _explain(error)
             results = [(job, None, failure) for job in group]
         for job, value, raised in results:
             # A loop that was closed meanwhile has nobody left to tell.
@@ -158,6 +158,12 @@ def _attempt(
         savepoint.rollback()
         return None, error
     return value, None
+
+
+def _explain(error: Exception) -> StorageError:
+    if isinstance(error, SQLAlchemyError):
+        return storage_error(error)
+    return StorageError("unavailable", f"the database failed ({type(error).__name__})")
 
 
 def _settle(done: asyncio.Future[Any], value: Any, error: BaseException | None) -> None:
@@ -197,6 +203,8 @@ def _engine(url: str, busy_timeout_s: float, *, pool_size: int, writes: bool) ->
     )
     if engine.dialect.name == "sqlite":
         _configure_sqlite(engine, busy_timeout_s, writes=writes)
+    elif engine.dialect.name == "postgresql" and not writes:
+        engine.update_execution_options(postgresql_readonly=True)
     return engine
 
 

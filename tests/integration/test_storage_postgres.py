@@ -120,3 +120,8 @@ async def test_opening_again_migrates_nothing_twice(url: str, database: Database
     again = Database.open(url)
     assert await ReceiptStore(again).get("r") is not None
     await again.close()
+
+
+async def test_a_reader_cannot_write(database: Database) -> None:
+    with pytest.raises(StorageError):
+        await database.read(lambda c: c.execute(text("DELETE FROM receipts")) and None)

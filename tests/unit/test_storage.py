@@ -231,6 +231,16 @@ async def test_a_cancelled_caller_does_not_undo_its_write(
     assert await receipts.get("r") is not None
 
 
+async def test_an_unforeseen_failure_leaves_nobody_waiting(
+    database: Database, receipts: ReceiptStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(database, "_writer", None)
+        with pytest.raises(StorageError):
+            await begin(receipts, "r")
+    await begin(receipts, "r")
+
+
 async def test_a_reader_cannot_write(database: Database) -> None:
     with pytest.raises(StorageError):
         await database.read(lambda c: c.execute(text("DELETE FROM receipts")))

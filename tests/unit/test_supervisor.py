@@ -233,20 +233,27 @@ async def test_the_delay_grows_while_the_worker_keeps_dying(
     ]
 
 
+SPY = """
+import json, os, pathlib, sys
+seen = {"arguments": sys.argv, "environment": dict(os.environ)}
+pathlib.Path(sys.argv[1]).write_text(json.dumps(seen))
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+
+
 async def test_the_worker_learns_secrets_by_pipe_and_nothing_by_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "canary")
     monkeypatch.setenv("HTTPS_PROXY", "http://canary")
     secret = bytes(range(32))
-    supervisor = supervise(tmp_path, secrets=WorkerSecrets(cache_key=secret))
+    spy = (sys.executable, "-I", "-c", SPY, str(tmp_path / "seen.json"), *FAKE)
+    supervisor = supervise(tmp_path, command=spy, secrets=WorkerSecrets(cache_key=secret))
     await supervisor.start()
-    process = psutil.Process(supervisor.pid)
-    environment = process.environ()
-    visible = " ".join([*process.cmdline(), *environment, *environment.values()])
     await supervisor.stop(1)
-    assert secret.hex() not in visible and "canary" not in visible
-    assert environment["ORT_DISABLE_TELEMETRY"] == "1"
+    seen = (tmp_path / "seen.json").read_text()
+    assert secret.hex() not in seen and "canary" not in seen
+    assert json.loads(seen)["environment"]["ORT_DISABLE_TELEMETRY"] == "1"
 
 
 def test_secrets_are_one_line_and_nothing_behind_it_is_swallowed() -> None:

