@@ -43,9 +43,13 @@ class WorkerClient:
         self._stub: Any = None
         self._multiplex: Multiplex | None = None
 
-    async def health(self, timeout_s: float = 5.0) -> pb.HealthResponse:
-        stub = self._connect()
-        return await _ask(stub.Health(pb.HealthRequest(), timeout=timeout_s))
+    async def health(
+        self, timeout_s: float = 5.0, *, wait_for_worker: bool = False
+    ) -> pb.HealthResponse:
+        """What is loaded and how busy it is; at once, or when there is a worker to ask."""
+        health = self._connect().Health
+        call = health(pb.HealthRequest(), timeout=timeout_s, wait_for_ready=wait_for_worker)
+        return await _ask(call)
 
     async def load_model(
         self,

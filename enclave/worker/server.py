@@ -1,7 +1,6 @@
 """The worker's gRPC half: requests in, the engine's events out, on one event loop.
 
-The engine reports each step from its own thread, all rows at once; the loop is woken once
-a step. Whatever fails becomes a status by `wire.status_of`, and an unforeseen failure is
+Whatever fails becomes a status by `wire.status_of`, and an unforeseen failure is
 printed by class and place only.
 """
 
@@ -9,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NoReturn, Protocol, TypeVar
@@ -17,7 +16,7 @@ from typing import Any, NoReturn, Protocol, TypeVar
 import grpc
 import grpc.aio
 
-from enclave.engine.api import ChatEngine, Deliver, Embedder, EventBatch, GenerationEvent
+from enclave.engine.api import ChatEngine, Deliver, Embedder
 from enclave.errors import (
     EnclaveError,
     InvalidRequest,
@@ -29,15 +28,14 @@ from enclave.errors import (
 )
 from enclave.worker.convert import (
     check_tokens,
-    event_message,
     model_message,
     parse_messages,
     parse_sampling,
 )
-from enclave.worker.mailbox import Mailbox, join_events
-from enclave.worker.process import print_fault
 from enclave.worker.proto import worker_pb2 as pb
 from enclave.worker.proto import worker_pb2_grpc as rpc
+from enclave.worker.rows import MailboxSink, Rows, Sink, report
+from enclave.worker.stream import Connection
 from enclave.worker.wire import status_of
 
 MAX_EMBED_TEXTS = 2048  # OpenAI's ceiling
@@ -53,60 +51,6 @@ class Loader(Protocol):
     def embedder(self, path: Path, *, id: str, pinned_digest: str) -> Embedder: ...
 
 
-class Sink(Protocol):
-    """Where the events of one generation go."""
-
-    def event(self, event: GenerationEvent) -> None: ...
-
-    def fail(self, error: BaseException) -> None: ...
-
-
-class Rows:
-    """One chat engine and who listens to which of its generations."""
-
-    def __init__(self, limit: int | None) -> None:
-        self.engine: ChatEngine | None = None
-        self._limit = limit
-        self._loop = asyncio.get_running_loop()
-        self._sinks: dict[int, Sink] = {}
-
-    def __len__(self) -> int:
-        return len(self._sinks)
-
-    def deliver(self, batch: EventBatch) -> None:
-        """Called by the engine's thread, once a step."""
-        self._loop.call_soon_threadsafe(self._dispatch, batch)
-
-    def _dispatch(self, batch: EventBatch) -> None:
-        for generation, event in batch:
-            sink = self._sinks.get(generation)
-            if sink is None:
-                continue  # cancelled while the step ran
-            if event.finish_reason is not None or event.error is not None:
-                del self._sinks[generation]
-            sink.event(event)
-
-    def submit(self, prompt: Sequence[int], sampling: Any, sink: Sink) -> int:
-        """Admit one generation. On the loop, so its events cannot come before its sink."""
-        if self.engine is None:
-            raise WorkerUnavailable("the model is still loading")
-        if self._limit is not None and len(self._sinks) >= self._limit:
-            raise Overloaded("all rows are busy and the line is full")
-        generation = self.engine.submit(prompt, sampling)
-        self._sinks[generation] = sink
-        return generation
-
-    def cancel(self, generation: int) -> None:
-        if self._sinks.pop(generation, None) is not None and self.engine is not None:
-            self.engine.cancel(generation)
-
-    def fail_all(self, error: EnclaveError) -> None:
-        for generation in list(self._sinks):
-            sink = self._sinks[generation]
-            self.cancel(generation)
-            sink.fail(error)
-
-
 class WorkerService(rpc.WorkerServicer):
     """The protocol's service. `queue` is how many may wait beyond the rows."""
 
@@ -119,7 +63,7 @@ class WorkerService(rpc.WorkerServicer):
         self._patience_s = reader_patience_s
         self._chats: dict[str, Rows] = {}
         self._embedders: dict[str, Embedder] = {}
-        self._connections: set[_Connection] = set()
+        self._connections: set[Connection] = set()
         self._draining = False
         self._loading = asyncio.Lock()
         self._embeds_waiting = 0
@@ -210,7 +154,7 @@ class WorkerService(rpc.WorkerServicer):
     async def Generate(  # noqa: N802 - the protocol's name
         self, request: pb.GenerateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.GenerateEvent]:
-        sink = _MailboxSink(self._patience_s)
+        sink = MailboxSink(self._patience_s)
         try:
             rows, generation, prompt_tokens = await self.admit(request, sink)
         except Exception as error:
@@ -230,7 +174,7 @@ class WorkerService(rpc.WorkerServicer):
         request_iterator: AsyncIterator[pb.ClientFrame],
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> None:
-        connection = _Connection(self, context, self._patience_s)
+        connection = Connection(self.admit, context, self._patience_s)
         self._connections.add(connection)
         try:
             await connection.run(request_iterator)
@@ -330,126 +274,6 @@ class WorkerService(rpc.WorkerServicer):
         self._embed_pool.shutdown(wait=False, cancel_futures=True)
 
 
-class _MailboxSink:
-    """A plain Generate call: its own mailbox, given up when nobody reads."""
-
-    def __init__(self, patience_s: float) -> None:
-        self.mailbox = Mailbox(patience_s)
-        self.cancel: Callable[[], None] = lambda: None
-
-    def event(self, event: GenerationEvent) -> None:
-        if event.error is not None:
-            self.fail(event.error)
-        elif not self.mailbox.put(event_message(event)):
-            self.cancel()
-            self.fail(SlowReader("nobody read the answer"))
-
-    def fail(self, error: BaseException) -> None:
-        self.mailbox.fail(error)
-
-
-class _Connection:
-    """One Stream call: what is to be sent next, joined per completion while a write runs."""
-
-    def __init__(
-        self,
-        service: WorkerService,
-        context: grpc.aio.ServicerContext[Any, Any],
-        patience_s: float,
-    ) -> None:
-        self._service = service
-        self._context = context
-        self._patience_s = patience_s
-        self._wake = asyncio.Event()
-        self._next = pb.EventBatch()
-        self._index: dict[int, pb.CallEvent] = {}
-        self._calls: dict[int, Callable[[], object]] = {}
-        self._open = True
-
-    async def run(self, frames: AsyncIterator[pb.ClientFrame]) -> None:
-        """Until the node ends its half. Raises TimeoutError when it stops reading."""
-        reader = asyncio.create_task(self._read(frames))
-        try:
-            while True:
-                if self._open:
-                    await self._wake.wait()
-                    self._wake.clear()
-                if self._next.events:
-                    batch, self._next, self._index = self._next, pb.EventBatch(), {}
-                    async with asyncio.timeout(self._patience_s):
-                        await self._context.write(batch)
-                elif not self._open:
-                    return
-        finally:
-            reader.cancel()
-
-    async def _read(self, frames: AsyncIterator[pb.ClientFrame]) -> None:
-        try:
-            async for frame in frames:
-                if frame.WhichOneof("action") == "generate" and frame.call not in self._calls:
-                    task = asyncio.create_task(self._begin(frame.call, frame.generate))
-                    self._calls[frame.call] = task.cancel
-                elif frame.WhichOneof("action") == "cancel":
-                    self._calls.pop(frame.call, int)()
-        finally:
-            self.close()
-
-    async def _begin(self, call: int, request: pb.GenerateRequest) -> None:
-        sink = _StreamSink(self, call)
-        try:
-            rows, generation, prompt_tokens = await self._service.admit(request, sink)
-        except Exception as error:
-            sink.fail(error)
-            return
-        # No await since submit: the call cannot have been cancelled in between.
-        self._calls[call] = lambda: rows.cancel(generation)
-        self.entry(call).event.prompt_tokens = prompt_tokens
-
-    def entry(self, call: int) -> pb.CallEvent:
-        """What goes to `call` with the next message."""
-        entry = self._index.get(call)
-        if entry is None:
-            entry = self._next.events.add()
-            entry.call = call
-            self._index[call] = entry
-            self._wake.set()
-        return entry
-
-    def ended(self, call: int) -> None:
-        self._calls.pop(call, None)
-
-    def close(self) -> None:
-        """End the Stream call once what there is to say was sent."""
-        self._open = False
-        self._wake.set()
-
-    def cancel_all(self) -> None:
-        for cancel in list(self._calls.values()):
-            cancel()
-        self._calls.clear()
-
-
-class _StreamSink:
-    def __init__(self, connection: _Connection, call: int) -> None:
-        self._connection = connection
-        self._call = call
-
-    def event(self, event: GenerationEvent) -> None:
-        if event.error is not None:
-            self.fail(event.error)
-            return
-        join_events(self._connection.entry(self._call).event, event_message(event))
-        if event.finish_reason is not None:
-            self._connection.ended(self._call)
-
-    def fail(self, error: BaseException) -> None:
-        _report(error)
-        code, details = status_of(error)
-        entry = self._connection.entry(self._call)
-        entry.error.code, entry.error.details = code.value[0], details
-        self._connection.ended(self._call)
-
-
 def _load_or_explain(load: Callable[[], T]) -> T:
     """Files are not prompts, so what is wrong with them may be told in full."""
     try:
@@ -470,12 +294,7 @@ async def _answer(context: grpc.aio.ServicerContext[Any, Any], work: Awaitable[T
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: Exception) -> NoReturn:
     if isinstance(error, grpc.aio.AbortError):
         raise error
-    _report(error)
+    report(error)
     code, details = status_of(error)
     await context.abort(code, details)
     raise AssertionError("abort returned")
-
-
-def _report(error: BaseException) -> None:
-    if not isinstance(error, EnclaveError):
-        print_fault("request", error)

@@ -153,14 +153,26 @@ class Supervisor:
         return child
 
     async def _until_answering(self, child: Child) -> None:
+        answer = asyncio.create_task(self._first_answer())
+        exited = asyncio.create_task(child.wait())
+        try:
+            await asyncio.wait({answer, exited}, return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                raise WorkerUnavailable(f"the engine worker exited with {exited.result()}")
+            self.stats = await answer
+        finally:
+            answer.cancel()
+            exited.cancel()
+
+    async def _first_answer(self) -> pb.HealthResponse:
         deadline = time.monotonic() + _START_TIMEOUT_S
         while not await asyncio.to_thread(self._socket.exists):
-            if child.returncode is not None:
-                raise WorkerUnavailable(f"the engine worker exited with {child.returncode}")
             if time.monotonic() > deadline:
                 raise WorkerUnavailable("the engine worker did not open its socket")
             await asyncio.sleep(0.02)
-        self.stats = await self.client.health(timeout_s=_START_TIMEOUT_S)
+        # Requests that came meanwhile made the old connection wait before its next try.
+        await self.client.reconnect()
+        return await self.client.health(_START_TIMEOUT_S, wait_for_worker=True)
 
     async def _load(self, spec: ModelSpec) -> pb.ModelInfo:
         pin = self._pins.get(spec.id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -107,6 +108,23 @@ async def test_while_no_worker_runs_requests_fail_by_name(running: Supervisor) -
         await answer(running, 1)
     with pytest.raises(WorkerUnavailable):
         await running.client.embed("length", ["a"])
+
+
+async def test_requests_that_keep_coming_do_not_keep_the_worker_down(
+    running: Supervisor,
+) -> None:
+    async def insist() -> None:
+        while running.restarts < 1 or not running.ready:
+            with contextlib.suppress(EnclaveError):
+                await answer(running, 1)
+            await asyncio.sleep(0.001)
+
+    assert running.pid is not None
+    os.kill(running.pid, signal.SIGKILL)
+    async with asyncio.timeout(30):
+        await asyncio.gather(*(insist() for _ in range(5)))
+    assert running.restarts == 1
+    assert await answer(running, 1) == "0 "
 
 
 async def test_a_worker_that_hangs_is_replaced(running: Supervisor) -> None:
