@@ -9,10 +9,8 @@ from __future__ import annotations
 from importlib import resources
 from typing import Final
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
-
 from attestation.errors import CollateralError
+from attestation.x509 import read_certificate, read_chain
 
 _MAX_ROOT: Final = 1 << 16
 _PEM: Final = b"-----BEGIN CERTIFICATE-----"
@@ -32,16 +30,9 @@ def load_root(data: bytes) -> bytes:
     """
     if len(data) > _MAX_ROOT:
         raise CollateralError(f"root: longer than {_MAX_ROOT} bytes")
-    try:
-        if _PEM in data:
-            certificates = x509.load_pem_x509_certificates(data)
-        else:
-            certificates = [x509.load_der_x509_certificate(data)]
-        if len(certificates) != 1:
-            raise CollateralError(f"root: {len(certificates)} certificates, expected one")
-        constraints = certificates[0].extensions.get_extension_for_class(x509.BasicConstraints)
-    except (ValueError, x509.ExtensionNotFound) as e:
-        raise CollateralError(f"root: not a CA certificate ({e})") from None
-    if not constraints.value.ca:
+    chain = read_chain("root", data) if _PEM in data else (read_certificate("root", data),)
+    if len(chain) != 1:
+        raise CollateralError(f"root: {len(chain)} certificates, expected one")
+    if not chain[0].is_ca:
         raise CollateralError("root: not a CA certificate")
-    return certificates[0].public_bytes(Encoding.DER)
+    return chain[0].der

@@ -13,20 +13,14 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 import dcap_qvl
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestation.collateral.model import Collateral
 from attestation.errors import CollateralError, VerificationError
 from attestation.evidence import SgxQuote, TdReport15, TdReport15Ex, TdxQuote, parse_quote
 from attestation.evidence.header import ECDSA_P256, INTEL_QE_VENDOR_ID
-from attestation.verify.endorsements import (
-    Endorsements,
-    certificate_window,
-    read_chain,
-    read_endorsements,
-)
+from attestation.verify.endorsements import Endorsements, read_endorsements
 from attestation.verify.model import _SEAL, VerifiedReport
+from attestation.x509 import Certificate, read_chain
 
 _DEVICE_BUFFERS: Final = (1024, 8000)
 _FLAGS: Final = {"True": True, "False": False}
@@ -126,9 +120,7 @@ def _candidates(endorsements: Endorsements, roots: Sequence[bytes]) -> Sequence[
     return tuple(endorsements.anchors) or roots
 
 
-def _pck_chain(
-    quote: SgxQuote | TdxQuote, endorsements: Endorsements
-) -> tuple[x509.Certificate, ...]:
+def _pck_chain(quote: SgxQuote | TdxQuote, endorsements: Endorsements) -> tuple[Certificate, ...]:
     """The PCK chain dcap-qvl used, empty when it cannot be read."""
     pem = endorsements.pck_certificate_chain or quote.signature.pck_chain or b""
     try:
@@ -138,28 +130,22 @@ def _pck_chain(
 
 
 def _explain_chain(
-    chain: tuple[x509.Certificate, ...],
+    chain: tuple[Certificate, ...],
     endorsements: Endorsements,
     roots: Sequence[bytes],
     now: int,
 ) -> VerificationError:
     """Which chain failed and why, once dcap-qvl has refused. Never makes a refusal a pass."""
     for certificate in chain:
-        window = certificate_window("PCK chain", certificate)
-        if not window.not_before <= now <= window.not_after:
+        if not certificate.window.not_before <= now <= certificate.window.not_after:
             return VerificationError("expired", f"the PCK chain is not valid at {now}")
     for certificate in (*chain, *endorsements.certificates):
-        serial = certificate.serial_number
-        for crl in (endorsements.pck_crl, endorsements.root_crl):
-            if certificate.issuer == crl.issuer and (
-                crl.get_revoked_certificate_by_serial_number(serial) is not None
-            ):
-                return VerificationError("revoked", f"certificate {serial:#x} is revoked")
-    if chain and chain[-1].issuer == chain[-1].subject:
-        if chain[-1].public_bytes(Encoding.DER) not in roots:
-            return VerificationError("root", "the PCK chain ends in a root that is not trusted")
-        if chain[0].issuer != endorsements.pck_crl.issuer:
-            return VerificationError("pck_crl", "the PCK CRL is from another issuer")
+        if any(c.revokes(certificate) for c in (endorsements.pck_crl, endorsements.root_crl)):
+            return VerificationError("revoked", f"certificate {certificate.serial:#x} is revoked")
+    if chain and chain[-1].self_issued and chain[-1].der not in roots:
+        return VerificationError("root", "the PCK chain ends in a root that is not trusted")
+    if chain and chain[0].issuer != endorsements.pck_crl.issuer:
+        return VerificationError("pck_crl", "the PCK CRL is from another issuer")
     return VerificationError("chain", "a certificate chain does not verify")
 
 

@@ -8,34 +8,17 @@ refusal can name its reason.
 from __future__ import annotations
 
 import json
-import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any
 
 import dcap_qvl
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestation.canonical import loads_strict
 from attestation.collateral.model import Collateral
 from attestation.errors import CollateralError, MalformedEvidence
-
-_CERTIFICATE: Final = re.compile(
-    rb"-----BEGIN CERTIFICATE-----[^-]{1,16384}-----END CERTIFICATE-----"
-)
-_MAX_CHAIN: Final = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """A part of the collateral and when it may be used, both ends included."""
-
-    name: str
-    not_before: int
-    not_after: int
+from attestation.x509 import Certificate, Crl, Window, read_chain, read_crl
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,43 +35,12 @@ class Endorsements:
     pce_id: str
     issued: int
     windows: tuple[Window, ...]
-    certificates: tuple[x509.Certificate, ...]
+    certificates: tuple[Certificate, ...]
     anchors: frozenset[bytes]
     pck_crl_signed: bool
     pck_certificate_chain: bytes | None
-    pck_crl: x509.CertificateRevocationList
-    root_crl: x509.CertificateRevocationList
-
-
-def read_chain(name: str, pem: bytes) -> tuple[x509.Certificate, ...]:
-    """The certificates of a PEM chain in order. Raises CollateralError naming the chain."""
-    blocks = _CERTIFICATE.findall(pem)
-    if not 0 < len(blocks) <= _MAX_CHAIN:
-        raise CollateralError(f"{name}: {len(blocks)} certificates, expected 1 to {_MAX_CHAIN}")
-    try:
-        return tuple(x509.load_pem_x509_certificate(block) for block in blocks)
-    except ValueError as e:
-        raise CollateralError(f"{name}: not a certificate chain ({e})") from None
-
-
-def certificate_window(name: str, certificate: x509.Certificate) -> Window:
-    """When `certificate` may be used."""
-    return Window(
-        name,
-        int(certificate.not_valid_before_utc.timestamp()),
-        int(certificate.not_valid_after_utc.timestamp()),
-    )
-
-
-def _crl(name: str, der: bytes) -> tuple[x509.CertificateRevocationList, Window]:
-    try:
-        crl = x509.load_der_x509_crl(der)
-        issued, update = crl.last_update_utc, crl.next_update_utc
-    except ValueError as e:
-        raise CollateralError(f"{name}: not a CRL ({e})") from None
-    if update is None:
-        raise CollateralError(f"{name}: has no next update")
-    return crl, Window(name, int(issued.timestamp()), int(update.timestamp()))
+    pck_crl: Crl
+    root_crl: Crl
 
 
 def _text(name: str, document: dict[str, Any], member: str) -> str:
@@ -120,15 +72,6 @@ def _document(name: str, text: str) -> tuple[dict[str, Any], Window]:
     return document, window
 
 
-def _is_signed_by(crl: x509.CertificateRevocationList, issuer: x509.Certificate) -> bool:
-    key = issuer.public_key()
-    return (
-        isinstance(key, ec.EllipticCurvePublicKey)
-        and crl.issuer == issuer.subject
-        and crl.is_signature_valid(key)
-    )
-
-
 def _to_dcap_qvl(collateral: Collateral) -> dcap_qvl.QuoteCollateralV3:
     try:
         return dcap_qvl.QuoteCollateralV3.from_json(json.dumps(collateral.to_json()))
@@ -146,12 +89,13 @@ def read_endorsements(collateral: Collateral) -> Endorsements:
     pck_chain = collateral.pck_certificate_chain
     tcb_info, tcb_window = _document("tcb_info", collateral.tcb_info)
     _, qe_window = _document("qe_identity", collateral.qe_identity)
-    pck_crl, pck_crl_window = _crl("pck_crl", collateral.pck_crl)
-    root_crl, root_crl_window = _crl("root_ca_crl", collateral.root_ca_crl)
-    chains = {
-        name: read_chain(name, getattr(collateral, name).encode())
+    pck_crl = read_crl("pck_crl", collateral.pck_crl)
+    root_crl = read_crl("root_ca_crl", collateral.root_ca_crl)
+    chains = [
+        read_chain(name, getattr(collateral, name).encode())
         for name in ("tcb_info_issuer_chain", "qe_identity_issuer_chain", "pck_crl_issuer_chain")
-    }
+    ]
+    certificates = tuple(c for chain in chains for c in chain)
     return Endorsements(
         collateral=native,
         fmspc=_text("tcb_info", tcb_info, "fmspc").lower(),
@@ -160,17 +104,13 @@ def read_endorsements(collateral: Collateral) -> Endorsements:
         windows=(
             tcb_window,
             qe_window,
-            pck_crl_window,
-            root_crl_window,
-            *(certificate_window(name, c) for name, chain in chains.items() for c in chain),
+            pck_crl.window,
+            root_crl.window,
+            *(c.window for c in certificates),
         ),
-        certificates=tuple(c for chain in chains.values() for c in chain),
-        anchors=frozenset(
-            chain[-1].public_bytes(Encoding.DER)
-            for chain in chains.values()
-            if chain[-1].issuer == chain[-1].subject
-        ),
-        pck_crl_signed=_is_signed_by(pck_crl, chains["pck_crl_issuer_chain"][0]),
+        certificates=certificates,
+        anchors=frozenset(chain[-1].der for chain in chains if chain[-1].self_issued),
+        pck_crl_signed=pck_crl.is_signed_by(chains[-1][0]),
         pck_certificate_chain=None if pck_chain is None else pck_chain.encode(),
         pck_crl=pck_crl,
         root_crl=root_crl,
