@@ -21,7 +21,6 @@ import httpx2
 from adyton.endpoint import Endpoint
 from adyton.errors import ChannelError, PinMismatch, RedirectRefused
 from adyton.fetch import Answer, get, open_pool
-from adyton.pinning import peer_certificate
 from adyton.receipts import FETCH_DELAYS_S, Exchange, ReceiptLog
 from adyton.trust import MAX_RECEIPT_BYTES, Established, Trust
 from adyton.verify import establish
@@ -276,18 +275,20 @@ class VerifyingTransport(httpx2.BaseTransport):
             return self._lease(state, leases)
 
     def _confirm(self, state: _State, response: httpcore2.Response, leases: ExitStack) -> _State:
-        """The state whose keyset this response belongs to, verified anew if it is another."""
+        """The state whose keyset this response belongs to, verified anew if it is another.
+
+        The connection itself was pinned to the keyset established before, which a node
+        that renews its keys keeps serving until its clients have moved on.
+        """
         named = named_digest(response)
         if named == state.established.keyset_digest:
             return state
-        certificate = peer_certificate(response.extensions["network_stream"])
         with self._lock:
             current = self._state
             if current is None or named != current.established.keyset_digest:
                 current = self._establish()
             try:
                 refuse_digest(named, current.established)
-                current.established.require_listed(self.endpoint.host, certificate)
             except ChannelError:
                 self._forget()
                 raise
@@ -336,15 +337,21 @@ class _Body(httpx2.SyncByteStream):
         self._exchange = exchange
         self._state = state
         self._leases = leases
+        self._complete = False
         self._closed = False
 
     def __iter__(self) -> Iterator[bytes]:
+        # Readers may start over to drain what is left; past the end nothing is, and the
+        # connection already serves somebody else.
+        if self._complete:
+            return
         stream: Any = self._response.stream
         with http_errors():
             for chunk in stream:
                 allowed = self._exchange.feed(chunk)
                 if allowed:
                     yield allowed
+        self._complete = True
         self._exchange.end()
         if self._exchange.needs_receipt:
             # The connection goes back first, so that the receipt can use it.

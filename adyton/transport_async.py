@@ -14,7 +14,6 @@ import httpx2
 from adyton.endpoint import Endpoint
 from adyton.errors import ChannelError, PinMismatch
 from adyton.fetch import Answer, aget, open_async_pool
-from adyton.pinning import peer_certificate
 from adyton.receipts import FETCH_DELAYS_S, Exchange, ReceiptLog
 from adyton.transport import (
     authorization,
@@ -173,14 +172,12 @@ class AsyncVerifyingTransport(httpx2.AsyncBaseTransport):
         named = named_digest(response)
         if named == state.established.keyset_digest:
             return state
-        certificate = peer_certificate(response.extensions["network_stream"])
         async with self._lock:
             current = self._state
             if current is None or named != current.established.keyset_digest:
                 current = await self._establish()
             try:
                 refuse_digest(named, current.established)
-                current.established.require_listed(self.endpoint.host, certificate)
             except ChannelError:
                 await self._forget()
                 raise
@@ -230,15 +227,21 @@ class _Body(httpx2.AsyncByteStream):
         self._exchange = exchange
         self._state = state
         self._leases = leases
+        self._complete = False
         self._closed = False
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
+        # Readers may start over to drain what is left; past the end nothing is, and the
+        # connection already serves somebody else.
+        if self._complete:
+            return
         stream: Any = self._response.stream
         with http_errors():
             async for chunk in stream:
                 allowed = self._exchange.feed(chunk)
                 if allowed:
                     yield allowed
+        self._complete = True
         self._exchange.end()
         if self._exchange.needs_receipt:
             # The connection goes back first, so that the receipt can use it.

@@ -129,6 +129,33 @@ def test_leaving_a_stream_early_is_no_error(node: FakeNode) -> None:
         assert ask(client) == "A quiet answer, é."
 
 
+async def test_async_streams_share_connections_with_receipts(node: FakeNode) -> None:
+    """The openai package reads a finished stream to its end again; that must touch nothing."""
+    import asyncio
+
+    async def one(client: adyton.AsyncClient) -> str:
+        stream = await client.chat.completions.create(**ASK, stream=True)
+        return "".join([c.choices[0].delta.content or "" async for c in stream])
+
+    async with adyton.AsyncClient(
+        base_url=node.url, api_key="k", root=node.root, measurement=node.measurement
+    ) as client:
+        for _ in range(4):
+            texts = await asyncio.gather(*(one(client) for _ in range(6)))
+            assert texts == ["One two three"] * 6
+        assert len(client.adyton.receipts) == 24
+
+
+async def test_a_finished_body_yields_nothing_more(node: FakeNode) -> None:
+    with client_for(node) as client:
+        http = client._client
+        with http.stream(
+            "POST", f"{node.url}/v1/chat/completions", json=ASK, headers={"authorization": "k"}
+        ) as response:
+            first, second = b"".join(response.stream), b"".join(response.stream)  # type: ignore[arg-type]
+    assert b"quiet" in first and second == b""
+
+
 async def test_async_client_verifies_once_for_many_tasks(node: FakeNode) -> None:
     import asyncio
 
@@ -375,6 +402,17 @@ def test_changed_keyset_is_verified_before_its_response_is_handed_on(node: FakeN
         node.rotate()
         assert ask(client) == "A quiet answer, é."
         assert client.adyton.node.keyset.digest == node.keyset.digest
+    assert node.count("attestation") == 2
+
+
+def test_renewed_tls_key_under_an_open_connection_is_verified_and_used(node: FakeNode) -> None:
+    with client_for(node) as client:
+        ask(client)
+        old = client.adyton.node.keyset
+        node.rotate(tls=True)
+        assert ask(client) == "A quiet answer, é.", "the old connection still answers"
+        assert ask(client) == "A quiet answer, é.", "and later requests use the new key"
+        assert client.adyton.node.keyset.tls_public_keys != old.tls_public_keys
     assert node.count("attestation") == 2
 
 
