@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 
@@ -45,10 +44,6 @@ class Certificate:
     window: Window
     key: ec.EllipticCurvePublicKey | None
 
-    @property
-    def self_issued(self) -> bool:
-        return self.issuer == self.subject
-
 
 @dataclass(frozen=True, slots=True)
 class Crl:
@@ -66,17 +61,19 @@ class Crl:
         """True when `certificate` is the issuer named and its key made the signature."""
         if certificate.key is None or certificate.subject != self.issuer:
             return False
-        try:
+        with _reading("CRL signature", "one that can be checked"):
             return self.parsed.is_signature_valid(certificate.key)
-        except (TypeError, ValueError, UnsupportedAlgorithm):
-            return False
 
 
 @contextmanager
 def _reading(name: str, what: str) -> Iterator[None]:
     try:
         yield
-    except (ValueError, x509.InvalidVersion, UnsupportedAlgorithm) as e:
+    except CollateralError:
+        raise
+    except Exception as e:
+        # ValueError, InvalidVersion, DuplicateExtension, UnsupportedAlgorithm and others with
+        # no common root: whatever a damaged document raises, it cannot be read.
         raise CollateralError(f"{name}: not {what} ({e})") from None
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Final
 
 import dcap_qvl
@@ -120,20 +121,29 @@ def _candidates(endorsements: Endorsements, roots: Sequence[bytes]) -> Sequence[
     return tuple(endorsements.anchors) or roots
 
 
-def _pck_chain(quote: SgxQuote | TdxQuote, endorsements: Endorsements) -> tuple[Certificate, ...]:
-    """The PCK chain dcap-qvl used, empty when it cannot be read."""
-    pem = endorsements.pck_certificate_chain or quote.signature.pck_chain or b""
+@lru_cache(maxsize=64)
+def _read_pck_chain(pem: bytes) -> tuple[Certificate, ...]:
+    return read_chain("pck_chain", pem)
+
+
+def _pck_chain(
+    quote: SgxQuote | TdxQuote, endorsements: Endorsements, roots: Sequence[bytes]
+) -> tuple[Certificate, ...]:
+    """PCK certificate, its CA, and nothing else but a trusted root."""
+    pem = endorsements.pck_chain or quote.signature.pck_chain
+    if pem is None:
+        raise VerificationError("pck_chain", "neither quote nor collateral has one")
     try:
-        return read_chain("pck_chain", pem)
-    except CollateralError:
-        return ()
+        chain = _read_pck_chain(pem)
+    except CollateralError as e:
+        raise VerificationError("pck_chain", str(e)) from None
+    if any(c.der not in roots for c in chain[2:]):
+        raise VerificationError("root", "the PCK chain ends in a root that is not trusted")
+    return chain
 
 
 def _explain_chain(
-    chain: tuple[Certificate, ...],
-    endorsements: Endorsements,
-    roots: Sequence[bytes],
-    now: int,
+    chain: tuple[Certificate, ...], endorsements: Endorsements, now: int
 ) -> VerificationError:
     """Which chain failed and why, once dcap-qvl has refused. Never makes a refusal a pass."""
     for certificate in chain:
@@ -142,9 +152,7 @@ def _explain_chain(
     for certificate in (*chain, *endorsements.certificates):
         if any(c.revokes(certificate) for c in (endorsements.pck_crl, endorsements.root_crl)):
             return VerificationError("revoked", f"certificate {certificate.serial:#x} is revoked")
-    if chain and chain[-1].self_issued and chain[-1].der not in roots:
-        return VerificationError("root", "the PCK chain ends in a root that is not trusted")
-    if chain and chain[0].issuer != endorsements.pck_crl.issuer:
+    if chain[0].issuer != endorsements.pck_crl.issuer:
         return VerificationError("pck_crl", "the PCK CRL is from another issuer")
     return VerificationError("chain", "a certificate chain does not verify")
 
@@ -174,6 +182,7 @@ def _judge(
     now: int,
 ) -> tuple[dict[str, Any], bytes]:
     """dcap-qvl's claims and the root they hold under. Raises VerificationError."""
+    chain = _pck_chain(parsed, endorsements, roots)
     failures = []
     for root in _candidates(endorsements, roots):
         try:
@@ -181,8 +190,7 @@ def _judge(
         except VerificationError as e:
             failures.append(e)
     if failures[-1].step == "chain":
-        chain = _pck_chain(parsed, endorsements)
-        raise _explain_chain(chain, endorsements, roots, now)
+        raise _explain_chain(chain, endorsements, now)
     raise failures[-1]
 
 

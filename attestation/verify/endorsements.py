@@ -25,9 +25,9 @@ from attestation.x509 import Certificate, Crl, Window, read_chain, read_crl
 class Endorsements:
     """One collateral as stated.
 
-    `issued` is when the older of TCB info and QE identity was issued, `certificates` are
-    those of all its chains, `anchors` the self-issued ends of them (DER). `pck_crl_signed`
-    says whether the head of the CRL's issuer chain signed it.
+    `issued` is when the older of TCB info and QE identity was issued. `certificates` are
+    those of all its chains; `anchors` (DER) what follows the head of each, which can only
+    be the root. `pck_crl_signed` says whether the head of the CRL's chain signed it.
     """
 
     collateral: dcap_qvl.QuoteCollateralV3
@@ -38,7 +38,7 @@ class Endorsements:
     certificates: tuple[Certificate, ...]
     anchors: frozenset[bytes]
     pck_crl_signed: bool
-    pck_certificate_chain: bytes | None
+    pck_chain: bytes | None
     pck_crl: Crl
     root_crl: Crl
 
@@ -109,9 +109,9 @@ def read_endorsements(collateral: Collateral) -> Endorsements:
             *(c.window for c in certificates),
         ),
         certificates=certificates,
-        anchors=frozenset(chain[-1].der for chain in chains if chain[-1].self_issued),
+        anchors=frozenset(c.der for chain in chains for c in chain[1:]),
         pck_crl_signed=pck_crl.is_signed_by(chains[-1][0]),
-        pck_certificate_chain=None if pck_chain is None else pck_chain.encode(),
+        pck_chain=None if pck_chain is None else pck_chain.encode(),
         pck_crl=pck_crl,
         root_crl=root_crl,
     )

@@ -275,10 +275,22 @@ def test_signing_chain_that_is_really_the_pck_ca_is_refused() -> None:
     refused("chain", endorsements=swapped)
 
 
-def test_unreadable_pck_chain_does_not_hide_a_revoked_signer() -> None:
-    revoking = platform(tcb_signing_revoked=True)
-    raw = recertified("tdx-v4", CertificationData(1, bytes(36)))
-    refused("revoked", of=revoking, raw=raw)
+def test_root_swapped_inside_the_quote_is_refused_though_nothing_needs_it() -> None:
+    p = platform()
+    chain = (p.pck.pem + p.pck_ca.pem + OTHER.root.pem).encode()
+    refused("root", raw=recertified("tdx-v4", CertificationData(5, chain)))
+
+
+def test_certificate_slipped_behind_the_root_is_refused() -> None:
+    p = platform()
+    chain = (p.pck.pem + p.pck_ca.pem + p.root.pem + OTHER.root.pem).encode()
+    refused("root", raw=recertified("tdx-v4", CertificationData(5, chain)))
+
+
+def test_pck_chain_may_leave_its_root_out() -> None:
+    p = platform()
+    chain = (p.pck.pem + p.pck_ca.pem).encode()
+    assert verify(raw=recertified("tdx-v4", CertificationData(5, chain)))
 
 
 # --- revocation ----------------------------------------------------------------------------------
