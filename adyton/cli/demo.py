@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from adyton.bundle import Bundle
     from adyton.trust import Established, Trust
 
-QUESTION = "In one short sentence: why is the sky blue?"
-FOLLOW_UP = "Name three colours."
+QUESTION = "What is the opposite of hot?"
+FOLLOW_UP = "List three fruits."
 
 
 class CheckFailed(click.ClickException):
