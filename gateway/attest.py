@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Final
 
-from attestation.collateral.model import Collateral
 from attestation.errors import MalformedEvidence
-from attestation.issuers.base import IssuedEvidence, Issuer, IssuerError
+from attestation.issuers.base import Issuer, IssuerError
 from attestation.report import build_report
 from attestation.statement import check_nonce, report_data
 from gateway.errors import invalid, too_many, unavailable
@@ -33,12 +31,10 @@ class Attester:
         issuer: Issuer,
         *,
         provenance: Provenance,
-        collateral: Collateral | None,
         per_minute: int,
     ) -> None:
         self._issuer = issuer
         self._provenance = provenance
-        self._collateral = collateral
         self._bucket = TokenBucket(per_minute)
         self._threads = ThreadPoolExecutor(_ISSUING, thread_name_prefix="attest")
         self._cached: tuple[str, float, bytes] | None = None
@@ -70,7 +66,7 @@ class Attester:
         loop = asyncio.get_running_loop()
         data = report_data(identity.digest, nonce)
         try:
-            evidence = await loop.run_in_executor(self._threads, self._issue, data)
+            evidence = await loop.run_in_executor(self._threads, self._issuer.issue, data)
         except IssuerError as e:
             failure("evidence_not_issued", e)
             raise unavailable(
@@ -84,12 +80,6 @@ class Attester:
             source_provenance=self._provenance.to_json(),
         )
         return dumps(report).encode()
-
-    def _issue(self, data: bytes) -> IssuedEvidence:
-        evidence = self._issuer.issue(data)
-        if evidence.collateral is None and self._collateral is not None:
-            evidence = replace(evidence, collateral=self._collateral)
-        return evidence
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

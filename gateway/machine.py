@@ -5,14 +5,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from attestation.canonical import jcs
 from attestation.collateral.model import Collateral
 from attestation.errors import CollateralError
-from attestation.issuers.base import Issuer
+from attestation.issuers import Issuer, open_issuer
 from attestation.issuers.simulator import (
     MeasuredState,
     SimulatorIssuer,
@@ -27,26 +27,42 @@ SIMULATOR: Final = "simulator"
 _MAX_COLLATERAL_BYTES: Final = 4 << 20
 
 
-def open_machine(settings: Settings, models: list[tuple[str, str]]) -> Issuer:
-    """The issuer a person named with `--tee`. Raises IssuerError; there is no fallback."""
-    if settings.tee != SIMULATOR:
-        return _hardware(settings)
-    return SimulatorIssuer(settings.sim_tee, _seed(settings), _measure(settings, models))
+@dataclass(frozen=True, slots=True, repr=False)
+class Machine:
+    """What evidence will come from. `seed` is the simulator's, `hardware` anything else's."""
 
+    settings: Settings
+    hardware: Issuer | None = None
+    seed: bytes = b""
 
-def _hardware(settings: Settings) -> Issuer:
-    from attestation.issuers import open_issuer
+    @classmethod
+    def open(cls, settings: Settings) -> Self:
+        """The machine a person named with `--tee`; there is no fallback.
 
-    return open_issuer(settings.tee)
+        Raises IssuerError, or StartError about the collateral.
+        """
+        collateral = read_collateral(settings.collateral)
+        if settings.tee == SIMULATOR:
+            return cls(settings, seed=load_or_create_seed(settings.state_dir / "simulator.seed"))
+        return cls(settings, hardware=open_issuer(settings.tee, collateral=collateral))
 
+    def cache_key(self) -> bytes | None:
+        """What authenticates converted models on disk; None where nothing keeps a secret."""
+        secret = self.seed if self.hardware is None else self.hardware.sealing_key()
+        if secret is None:
+            return None
+        return hmac.digest(secret, b"adyton model cache v1", "sha256")
 
-def _measure(settings: Settings, models: list[tuple[str, str]]) -> MeasuredState:
-    digests = dict(models)
-    return MeasuredState(
-        code_digest=measure_code(),
-        config_digest=measure_config(settings.measured(models)),
-        model_digest=hashlib.sha256(jcs(digests)).digest(),
-    )
+    def issuer(self, models: list[tuple[str, str]]) -> Issuer:
+        """The issuer, once the models' (id, digest) are known: the simulator measures them."""
+        if self.hardware is not None:
+            return self.hardware
+        measured = MeasuredState(
+            code_digest=measure_code(),
+            config_digest=measure_config(self.settings.measured(models)),
+            model_digest=hashlib.sha256(jcs(dict(models))).digest(),
+        )
+        return SimulatorIssuer(self.settings.sim_tee, self.seed, measured)
 
 
 def code_provenance(settings: Settings) -> Settings:
@@ -57,21 +73,6 @@ def code_provenance(settings: Settings) -> Settings:
     return replace(
         settings, provenance=replace(given, image_digest=f"sha256:{measure_code().hex()}")
     )
-
-
-def _seed(settings: Settings) -> bytes:
-    return load_or_create_seed(settings.state_dir / "simulator.seed")
-
-
-def cache_key(settings: Settings) -> bytes | None:
-    """What authenticates converted models on disk, or None where nothing can keep a secret."""
-    if settings.tee == SIMULATOR:
-        secret: bytes | None = _seed(settings)
-    else:
-        secret = _hardware(settings).sealing_key()
-    if secret is None:
-        return None
-    return hmac.digest(secret, b"adyton model cache v1", "sha256")
 
 
 def read_collateral(path: Path | None) -> Collateral | None:

@@ -14,7 +14,6 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Final
 
-from attestation.collateral.model import Collateral
 from attestation.errors import AttestationError
 from attestation.issuers.base import Issuer
 from enclave.errors import EnclaveError, ModelNotFound
@@ -30,7 +29,7 @@ from gateway.exchange import Exchange, ReceiptDesk
 from gateway.identity import KeyRing
 from gateway.limits import Gate
 from gateway.logs import event, failure
-from gateway.machine import cache_key, open_machine, read_collateral
+from gateway.machine import Machine
 from gateway.metrics import Metrics
 from gateway.settings import DATABASE_FILE, Settings
 from gateway.storage import ApiKeyStore, Database, ReceiptStore, StorageError
@@ -50,7 +49,6 @@ class Node:
         settings: Settings,
         *,
         issuer: Issuer,
-        collateral: Collateral | None,
         database: Database,
         supervisor: Supervisor,
     ) -> None:
@@ -68,7 +66,6 @@ class Node:
         self.attester = Attester(
             issuer,
             provenance=settings.provenance,
-            collateral=collateral,
             per_minute=settings.limits.attestations_per_minute,
         )
         self._database = database
@@ -81,26 +78,20 @@ class Node:
 
         Raises StartError, EnclaveError, AttestationError or StorageError.
         """
-        collateral = read_collateral(settings.collateral)
+        machine = await asyncio.to_thread(Machine.open, settings)
         database = await asyncio.to_thread(
             Database.open, settings.database_url or settings.state_dir / DATABASE_FILE
         )
         supervisor: Supervisor | None = None
         try:
             progress("loading models")
-            supervisor = _supervise(settings)
+            supervisor = _supervise(settings, machine)
             await supervisor.start()
             progress("measuring and making keys")
             issuer = await asyncio.to_thread(
-                open_machine, settings, [(m.id, m.model_digest) for m in supervisor.models]
+                machine.issuer, [(m.id, m.model_digest) for m in supervisor.models]
             )
-            node = cls(
-                settings,
-                issuer=issuer,
-                collateral=collateral,
-                database=database,
-                supervisor=supervisor,
-            )
+            node = cls(settings, issuer=issuer, database=database, supervisor=supervisor)
             for warning in node.ring.current.keys.warnings:
                 event("warning", message=warning)
             settled = await node.desk.settle_restart(node.ring.current)
@@ -233,7 +224,7 @@ async def _repeat(chore: Callable[[], Awaitable[object]], every_s: float) -> Non
         await asyncio.sleep(every_s)
 
 
-def _supervise(settings: Settings) -> Supervisor:
+def _supervise(settings: Settings, machine: Machine) -> Supervisor:
     return Supervisor(
         specs(settings),
         runtime_dir=settings.state_dir / "run",
@@ -242,7 +233,7 @@ def _supervise(settings: Settings) -> Supervisor:
         threads=settings.threads,
         cache_dir=settings.state_dir / "cache",
         queue=settings.limits.max_inflight,
-        secrets=WorkerSecrets(cache_key=cache_key(settings)),
+        secrets=WorkerSecrets(cache_key=machine.cache_key()),
         on_state=_log_state,
     )
 

@@ -112,7 +112,9 @@ async def _until_told(
     event("draining", inflight=node.gate.inflight)
     node.gate.draining = True
     server.should_exit = True  # closes the listener and idle connections at once
-    await asyncio.gather(serving, node.drain())
+    await node.drain()
+    await server.let_go()
+    await serving
 
 
 def describe(node: Node, listener: socket.socket) -> dict[str, Any]:

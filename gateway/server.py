@@ -19,6 +19,7 @@ from gateway.errors import ApiError, StartError, invalid
 from gateway.prompt import CONNECTED
 from gateway.settings import Limits
 
+_LAST_BYTES_S: Final = 1.0
 _GRACE_S: Final = 5.0
 """The application answers 408 first; the connection is closed only if it did not."""
 
@@ -45,6 +46,15 @@ class NodeServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         self.listening.set()
+
+    async def let_go(self) -> None:
+        """After the last answer: drop connections whose clients do not close their side.
+
+        TLS would wait half a minute for each. Called once `should_exit` is set.
+        """
+        await asyncio.sleep(_LAST_BYTES_S)
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
