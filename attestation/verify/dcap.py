@@ -58,6 +58,8 @@ _STEPS: Final = (
     ("ISV enclave report signature", "isv_signature"),
     ("Fmspc mismatch", "fmspc"),
     ("No matching TCB level", "tcb_level"),
+    ("SGX component count", "tcb_level"),
+    ("TDX component count", "tcb_level"),
     ("TDX module", "tdx_module"),
     ("No TDX module", "tdx_module"),
     ("TCB status is invalid", "revoked"),

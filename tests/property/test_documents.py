@@ -171,7 +171,7 @@ def test_collateral_with_one_odd_member_raises_only_our_errors(member: str, valu
 
 
 @given(member=st.sampled_from(COLLATERAL_FIELDS), data=st.data())
-@settings(max_examples=200)
+@settings(max_examples=120)
 def test_any_flipped_bit_of_the_collateral_is_refused(member: str, data: Any) -> None:
     """In what is signed; a PEM chain may be spelt in several ways."""
     value = getattr(COLLATERAL, member)
@@ -346,7 +346,7 @@ def test_arbitrary_json_is_no_report(value: Any) -> None:
 
 
 @given(path=st.sampled_from(PATHS), value=anything)
-@settings(max_examples=150)
+@settings(max_examples=80)
 def test_report_with_one_odd_member_raises_only_our_errors(path: str, value: Any) -> None:
     document = attested.changed(REPORT, path, value)
     try:

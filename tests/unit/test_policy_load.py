@@ -213,7 +213,7 @@ def test_any_measurement_needs_a_policy_for_inspection() -> None:
         ("version: 1\nname: a\n---\nversion: 1\n", "not YAML"),
         ("name: [", "not YAML"),
         ("name: \x00", "not YAML"),
-        ("[" * 5000, "not YAML"),
+        ("[" * 1000, "not YAML"),
         ("when: 2026-13-45\n", "not YAML"),
         ("", "is not of type 'object'"),
         ("just words", "is not of type 'object'"),

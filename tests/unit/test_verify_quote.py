@@ -15,6 +15,7 @@ from attested import KINDS, NOW, flip, platform, verify, with_collateral
 from attestation.collateral import Collateral
 from attestation.errors import CollateralError, MalformedEvidence, VerificationError
 from attestation.evidence import CertificationData, parse_quote
+from attestation.issuers.simulator import pki
 from attestation.issuers.simulator.platform import SimulatedPlatform, Window
 from attestation.issuers.simulator.tcb import Standing
 from attestation.roots import INTEL_SGX_ROOT, PRODUCTION_ROOTS
@@ -388,6 +389,42 @@ def test_one_low_svn_among_high_ones_is_refused() -> None:
     refused("tcb_level", tee_tcb_svn=bytes(svn))
 
 
+def resigned(change: Callable[[dict[str, Any]], None]) -> Collateral:
+    """Collateral whose TCB info was changed by whoever holds the signing key."""
+    document = json.loads(attested.collateral("tdx").tcb_info)
+    change(document)
+    text = json.dumps(document)
+    signature = pki.sign_raw(platform().tcb_signing.key, text.encode())
+    return with_collateral("tdx", tcb_info=text, tcb_info_signature=signature)
+
+
+def test_resigning_alone_changes_nothing() -> None:
+    assert verify(endorsements=resigned(lambda d: None)).tcb_status == "UpToDate"
+
+
+@pytest.mark.parametrize("components", ["sgxtcbcomponents", "tdxtcbcomponents"])
+@pytest.mark.parametrize("count", [0, 1, 15, 17])
+def test_truncated_svn_comparison_never_passes(components: str, count: int) -> None:
+    def truncate(document: dict[str, Any]) -> None:
+        for level in document["tcbLevels"]:
+            level["tcb"][components] = [{"svn": 0}] * count
+
+    refused("tcb_level", endorsements=resigned(truncate))
+
+
+def test_tcb_info_without_levels_matches_nothing() -> None:
+    refused("tcb_level", endorsements=resigned(lambda d: d.update(tcbLevels=[])))
+
+
+@pytest.mark.parametrize("change", [{"id": "SGX"}, {"version": 2}])
+def test_tcb_info_for_the_other_tee_or_an_old_version_is_refused(change: dict[str, Any]) -> None:
+    refused("tcb_info", endorsements=resigned(lambda d: d.update(change)))
+
+
+def test_tdx_tcb_info_that_names_no_module_is_refused() -> None:
+    refused("tdx_module", endorsements=resigned(lambda d: d.pop("tdxModule")))
+
+
 @pytest.mark.parametrize("kind", ["tdx-v4", "sgx-v3"])
 def test_pceid_of_another_platform_is_refused(kind: str) -> None:
     refused("pceid", kind=kind, of=platform(tcb_info_pceid=b"\x01\x00"))
@@ -498,6 +535,8 @@ UNREADABLE: dict[str, Collateral] = {
     "qe_identity": with_collateral("tdx", qe_identity=""),
     "pck_crl": with_collateral("tdx", pck_crl=b"\x30\x00"),
     "root_ca_crl": with_collateral("tdx", root_ca_crl=b""),
+    "pck_crl nested without end": with_collateral("tdx", pck_crl=b"\x30\x80" * 50_000),
+    "tcb_info nested without end": with_collateral("tdx", tcb_info="[" * 50_000),
     "tcb_info_issuer_chain": with_collateral("tdx", tcb_info_issuer_chain=""),
     "qe_identity_issuer_chain": with_collateral(
         "tdx",
