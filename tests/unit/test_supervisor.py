@@ -23,7 +23,8 @@ from enclave.worker.supervisor import ModelSpec, RestartPolicy, Supervisor, Work
 
 FAKE = (sys.executable, "-I", str(Path(__file__).parents[1] / "fakes" / "engine_worker.py"))
 ARGUMENTS = ("--rows", "1", "--context", "9", "--threads", "1", "--socket")
-SOON = RestartPolicy(first_delay_s=0.05, max_delay_s=0.2, probe_every_s=0.1, probe_timeout_s=0.5)
+SOON = RestartPolicy(first_delay_s=0.05, max_delay_s=0.2)
+WATCHFUL = RestartPolicy(first_delay_s=0.05, probe_every_s=0.1, probe_timeout_s=1.0)
 
 
 def supervise(
@@ -127,11 +128,14 @@ async def test_requests_that_keep_coming_do_not_keep_the_worker_down(
     assert await answer(running, 1) == "0 "
 
 
-async def test_a_worker_that_hangs_is_replaced(running: Supervisor) -> None:
-    first = running.pid
+async def test_a_worker_that_hangs_is_replaced(tmp_path: Path) -> None:
+    supervisor = supervise(tmp_path, restart=WATCHFUL)
+    await supervisor.start()
+    first = supervisor.pid
     assert first is not None
     os.kill(first, signal.SIGSTOP)
-    await until(lambda: running.restarts == 1 and running.ready)
+    await until(lambda: supervisor.restarts and supervisor.ready)
+    await supervisor.stop(0)
     assert not psutil.pid_exists(first)
 
 
@@ -179,7 +183,7 @@ async def test_stopping_lets_running_work_finish_and_takes_no_more(tmp_path: Pat
     states: list[WorkerState] = []
     supervisor = supervise(tmp_path, states=states)
     await supervisor.start()
-    running = asyncio.create_task(answer(supervisor, 300))
+    running = asyncio.create_task(answer(supervisor, 1000))
     late = supervisor.client.generate(ask(1))
     await anext(late)
     stopping = asyncio.create_task(supervisor.stop(20))
@@ -187,7 +191,7 @@ async def test_stopping_lets_running_work_finish_and_takes_no_more(tmp_path: Pat
         await asyncio.sleep(0)
     with pytest.raises(WorkerUnavailable):
         await answer(supervisor, 1)
-    assert (await running).split() == [str(i) for i in range(300)]
+    assert (await running).split() == [str(i) for i in range(1000)]
     await late.aclose()
     await stopping
     assert supervisor.pid is None

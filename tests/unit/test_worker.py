@@ -62,9 +62,16 @@ async def worker(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Supe
     await supervisor.stop(1)
 
 
-@pytest.fixture
-def client(worker: Supervisor) -> WorkerClient:
-    return worker.client
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def client(worker: Supervisor) -> AsyncIterator[WorkerClient]:
+    """A client that waits for its readers, unlike the worker and its own client."""
+    client = WorkerClient(socket_of(worker), reader_patience_s=300)
+    yield client
+    await client.close()
+
+
+def socket_of(worker: Supervisor) -> str:
+    return worker.client._target.removeprefix("unix:")
 
 
 def ask(prompt: str = "hello", model: str = "count", **sampling: Any) -> pb.GenerateRequest:
@@ -159,7 +166,7 @@ async def test_cancelling_the_plain_call_frees_the_row(client: WorkerClient) -> 
 
 
 async def test_a_node_that_goes_away_frees_its_rows(worker: Supervisor) -> None:
-    other = WorkerClient(worker.client._target.removeprefix("unix:"))
+    other = WorkerClient(socket_of(worker))
     streams = [await endless(other) for _ in range(2)]
     await other.close()
     for stream in streams:
@@ -181,10 +188,10 @@ async def test_the_line_behind_the_rows_has_an_end(client: WorkerClient) -> None
 
 
 async def test_a_reader_that_stops_reading_loses_its_row_and_nothing_it_was_sent(
-    client: WorkerClient,
+    worker: Supervisor,
 ) -> None:
-    slow = await endless(client)
-    await until(idle, client)  # given up, without a word from this side
+    slow = await endless(worker.client)
+    await until(idle, worker.client)  # given up, without a word from this side
     told = await anext(slow)
     assert told.text.startswith("0 1 2 3 ")
     with pytest.raises(SlowReader):
@@ -327,7 +334,7 @@ async def test_health_counts_tokens_and_names_the_models(client: WorkerClient) -
 
 
 async def test_only_this_user_reaches_the_socket(worker: Supervisor) -> None:
-    folder = Path(worker.client._target.removeprefix("unix:")).parent
+    folder = Path(socket_of(worker)).parent
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
 
 
