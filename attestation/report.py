@@ -32,6 +32,7 @@ MAX_KEYSET_LIFETIME_S: Final = 400 * 86400
 """A keyset that claims to be good for longer than this is refused (ACI 3.1, 3.4)."""
 
 _MAX_QUOTE_HEX: Final = 2 << 16
+_HEX: Final = re.compile(r"(?:[0-9a-fA-F]{2})*")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
 _PROVENANCE: Final = ("repo_url", "repo_commit", "image_digest", "image_provenance")
@@ -111,10 +112,9 @@ def _quote(evidence: Mapping[str, Any]) -> bytes:
     text = _text(evidence, "report.attestation.evidence", "quote")
     if len(text) > _MAX_QUOTE_HEX:
         raise MalformedEvidence("report.attestation.evidence.quote", "too long")
-    try:
-        return bytes.fromhex(text)
-    except ValueError:
-        raise MalformedEvidence("report.attestation.evidence.quote", "not hex") from None
+    if not _HEX.fullmatch(text):
+        raise MalformedEvidence("report.attestation.evidence.quote", "not hex")
+    return bytes.fromhex(text)
 
 
 def _collateral(evidence: Mapping[str, Any], given: Collateral | None) -> Collateral:

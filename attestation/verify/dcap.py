@@ -28,10 +28,9 @@ _FLAGS: Final = {"True": True, "False": False}
 
 # dcap-qvl's errors are untyped: the step is told from the start of the message.
 _STEPS: Final = (
-    ("Failed to decode quote", "quote"),
     ("Failed to verify certificate chain", "chain"),
     ("Failed to extract PCK", "pck_chain"),
-    ("Failed to parse PCK", "pck_chain"),
+    ("Failed to parse PCK certificate", "pck_chain"),
     ("Certificate chain is too short in quote", "pck_chain"),
     ("Unsupported DCAP PCK cert format", "pck_chain"),
     ("CrlExpired", "expired"),

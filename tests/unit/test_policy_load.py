@@ -260,7 +260,26 @@ def test_pinning_under_genuine_stops_accepting_anything() -> None:
     assert load_policy("genuine").with_measurement("ab" * 48).measurements is not None
 
 
-@pytest.mark.parametrize("value", ["", "ab", "zz" * 48, "ab" * 33, "ab" * 47 + "a", "é" * 96])
+@pytest.mark.parametrize(
+    "value", ["", "ab", "zz" * 48, "ab" * 33, "ab" * 47 + "a", "é" * 96, "ab " * 48]
+)
 def test_measurement_of_no_tee_is_refused(value: str) -> None:
     with pytest.raises(MalformedEvidence, match="measurement"):
         load_policy("strict").with_measurement(value)
+
+
+def test_the_example_in_the_reference_is_a_policy(tmp_path: Path) -> None:
+    reference = (Path(__file__).parents[2] / "docs/spec/policy.md").read_text()
+    example = tmp_path / "example.yaml"
+    example.write_text(reference.partition("```yaml\n")[2].partition("```")[0])
+    policy = load_policy(example)
+    assert policy.name == "production"
+    assert policy.denied_flags == ("cached_keys",)
+
+
+def test_the_reference_names_every_field_of_the_schema() -> None:
+    reference = (Path(__file__).parents[2] / "docs/spec/policy.md").read_text()
+    for name, member in schema()["properties"].items():
+        assert name in reference
+        for inner in member.get("properties", {}):
+            assert inner in reference, f"{name}.{inner}"

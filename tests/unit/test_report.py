@@ -321,6 +321,7 @@ def test_report_must_be_an_object(document: Any) -> None:
         ("attestation.evidence.quote", None),
         ("attestation.evidence.quote", "xyz"),
         ("attestation.evidence.quote", ""),
+        ("attestation.evidence.quote", "04 00 02 00"),
         ("attestation.evidence.quote", "00" * 70_000),
         ("attestation.evidence.quote", "é"),
     ],
