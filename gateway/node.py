@@ -16,7 +16,7 @@ from typing import Final
 
 from attestation.errors import AttestationError
 from attestation.issuers.base import Issuer
-from enclave.errors import EnclaveError, ModelNotFound
+from enclave.errors import EnclaveError, ModelNotFound, WorkerUnavailable
 from enclave.worker.process import WorkerSecrets
 from enclave.worker.proto import worker_pb2 as pb
 from enclave.worker.supervisor import Supervisor, WorkerState
@@ -119,10 +119,16 @@ class Node:
         return Exchange(self.desk, context.identity, endpoint=endpoint, owner=owner, body=body)
 
     def served(self, model: str, kind: pb.ModelKind) -> str:
-        """The digest of a model of this kind. Raises ModelNotFound."""
+        """The digest of a model of this kind, if it can run now.
+
+        Raises ModelNotFound, or WorkerUnavailable: a worker that is still loading would
+        not know the model either, and nobody should be told that there is none.
+        """
         info = self.models.get(model)
         if info is None or info.kind != kind:
             raise ModelNotFound(model)
+        if not self._supervisor.ready:
+            raise WorkerUnavailable(self._supervisor.state.value)
         return info.model_digest
 
     def model_digest(self, model: str) -> str:

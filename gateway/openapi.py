@@ -146,7 +146,7 @@ def answers(kind: str, *, streamed: bool) -> Responses:
     document = _object({"object": {"const": kind}, "model": STRING, "usage": {"type": "object"}})
     content: Schema = {"application/json": {"schema": document}}
     if streamed:
-        content["text/event-stream"] = {"schema": STRING}
+        content["text/event-stream"] = {"schema": _object({"data": STRING})}
     return {200: {"description": "The answer.", "content": content, "headers": _RECEIPT_HEADER}}
 
 
