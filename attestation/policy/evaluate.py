@@ -19,8 +19,16 @@ def _one_of(values: Sequence[object]) -> str:
 
 def _tcb(report: VerifiedReport, policy: Policy, now: int) -> Iterator[Finding]:
     tcb = policy.tcb
-    if report.tcb_status not in tcb.statuses:
-        yield Finding("tcb.status", _one_of(tcb.statuses), report.tcb_status)
+    # dcap-qvl merges only some statuses of the quoting enclave into the whole; every part
+    # must do by itself, or the merge would hide it.
+    parts = (
+        ("tcb.status", report.tcb_status),
+        ("tcb.platform_status", report.platform_tcb_status),
+        ("tcb.qe_status", report.qe_tcb_status),
+    )
+    for i, (name, status) in enumerate(parts):
+        if status not in tcb.statuses and status not in (s for _, s in parts[:i]):
+            yield Finding(name, _one_of(tcb.statuses), status)
     advisories = set(report.advisory_ids)
     refused = advisories & tcb.refused_advisories
     if tcb.allowed_advisories is not None:

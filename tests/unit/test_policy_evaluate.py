@@ -108,6 +108,15 @@ def test_tcb_status_must_be_listed(status: str) -> None:
     assert accepted(report, wanting(report, tcb={"statuses": ["UpToDate", status]}))
 
 
+@pytest.mark.parametrize("status", ["ConfigurationNeeded", "OutOfDateConfigurationNeeded"])
+def test_a_quoting_enclave_status_that_the_merge_drops_is_judged_too(status: str) -> None:
+    report = verify(of=platform(qe_standing=Standing(status)))
+    assert report.tcb_status == "UpToDate"
+    finding = findings(report, wanting(report))["tcb.qe_status"]
+    assert (finding.expected, finding.actual) == ("one of UpToDate", status)
+    assert accepted(report, wanting(report, tcb={"statuses": ["UpToDate", status]}))
+
+
 def test_advisories_refused_by_name_or_by_not_being_allowed() -> None:
     ids = ("INTEL-SA-00614", "INTEL-SA-00615")
     report = verify(of=platform(tcb_standing=Standing("UpToDate", ids)))
