@@ -91,7 +91,7 @@ class Exchange:
         self.request_body = request_body
         self.authorization = authorization
         self._is_prompt = method == "POST" and path in {base_path + p for p in PROMPT_PATHS}
-        self._check = check_receipt and self._is_prompt
+        self._check = check_receipt and method == "POST"
         self._status = 0
         self._is_stream = False
         self._done_seen = False
@@ -109,7 +109,7 @@ class Exchange:
         if not self._check:
             return
         if self.receipt_id is None:
-            if 200 <= status < 300:
+            if self._is_prompt and 200 <= status < 300:
                 raise ReceiptError("missing", "the node answered without a receipt id")
             self._check = False
         elif not _RECEIPT_ID.fullmatch(self.receipt_id):

@@ -19,11 +19,18 @@ import httpcore2
 import httpx2
 
 from adyton.endpoint import Endpoint
-from adyton.errors import ChannelError, PinMismatch, RedirectRefused
+from adyton.errors import (
+    ChannelError,
+    NodeUnreachable,
+    PinMismatch,
+    ReceiptError,
+    RedirectRefused,
+)
 from adyton.fetch import Answer, get, open_pool
 from adyton.receipts import FETCH_DELAYS_S, Exchange, ReceiptLog
 from adyton.trust import MAX_RECEIPT_BYTES, Established, Trust
 from adyton.verify import establish
+from attestation.errors import AttestationError
 
 
 @contextmanager
@@ -236,12 +243,28 @@ class VerifyingTransport(httpx2.BaseTransport):
             return self._get_receipt(state, receipt_id, headers), state.established
 
     def _fetch_receipt(self, exchange: Exchange, state: _State) -> Answer:
-        for delay_s in FETCH_DELAYS_S:
-            time.sleep(delay_s)
-            answer = self._get_receipt(state, exchange.receipt_id or "", authorization(exchange))
-            if answer.status != 404:
-                break
-        return answer
+        """The node's answer about this exchange's receipt, asked for until it is final.
+
+        A node that renewed its keys meanwhile is verified again; its receipt is still
+        judged under the keyset that the response belonged to.
+        """
+        receipt_id = exchange.receipt_id or ""
+        failure: AttestationError
+        with ExitStack() as leases:
+            for delay_s in FETCH_DELAYS_S:
+                time.sleep(delay_s)
+                try:
+                    answer = self._get_receipt(state, receipt_id, authorization(exchange))
+                except PinMismatch as e:
+                    failure = e
+                    state = self._replace(state, leases)
+                except NodeUnreachable as e:
+                    failure = e
+                else:
+                    if answer.status != 404:
+                        return answer
+                    failure = ReceiptError("fetch", "the node does not have it", receipt_id)
+        raise failure
 
     def _get_receipt(self, state: _State, receipt_id: str, headers: dict[str, str]) -> Answer:
         return get(

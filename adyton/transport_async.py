@@ -12,7 +12,7 @@ import httpcore2
 import httpx2
 
 from adyton.endpoint import Endpoint
-from adyton.errors import ChannelError, PinMismatch
+from adyton.errors import ChannelError, NodeUnreachable, PinMismatch, ReceiptError
 from adyton.fetch import Answer, aget, open_async_pool
 from adyton.receipts import FETCH_DELAYS_S, Exchange, ReceiptLog
 from adyton.transport import (
@@ -28,6 +28,7 @@ from adyton.transport import (
 )
 from adyton.trust import MAX_RECEIPT_BYTES, Established, Trust
 from adyton.verify import aestablish
+from attestation.errors import AttestationError
 
 
 class _Channel:
@@ -128,19 +129,30 @@ class AsyncVerifyingTransport(httpx2.AsyncBaseTransport):
         self.receipts.record(exchange.verify(answer.status, answer.body, state.established))
 
     async def _fetch_receipt(self, exchange: Exchange, state: _State) -> Answer:
-        for delay_s in FETCH_DELAYS_S:
-            await anyio.sleep(delay_s)
-            answer = await aget(
-                state.channel.pool,
-                self.endpoint,
-                self.endpoint.receipt_path(exchange.receipt_id or ""),
-                "receipt",
-                limit=MAX_RECEIPT_BYTES,
-                headers=authorization(exchange),
-            )
-            if answer.status != 404:
-                break
-        return answer
+        receipt_id = exchange.receipt_id or ""
+        failure: AttestationError
+        async with AsyncExitStack() as leases:
+            for delay_s in FETCH_DELAYS_S:
+                await anyio.sleep(delay_s)
+                try:
+                    answer = await aget(
+                        state.channel.pool,
+                        self.endpoint,
+                        self.endpoint.receipt_path(receipt_id),
+                        "receipt",
+                        limit=MAX_RECEIPT_BYTES,
+                        headers=authorization(exchange),
+                    )
+                except PinMismatch as e:
+                    failure = e
+                    state = await self._replace(state, leases)
+                except NodeUnreachable as e:
+                    failure = e
+                else:
+                    if answer.status != 404:
+                        return answer
+                    failure = ReceiptError("fetch", "the node does not have it", receipt_id)
+        raise failure
 
     async def _send(
         self, request: httpx2.Request, body: bytes, state: _State

@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -258,7 +258,9 @@ class Demo:
 
         self.steps.title("Starting a node")
         started = time.monotonic()
-        with running_node(self.folder / "state") as node:
+        with ExitStack() as stack:
+            with self.steps.waiting("loading the models"):
+                node = stack.enter_context(running_node(self.folder / "state"))
             self.steps.ok("node is ready", node.url, took_s=time.monotonic() - started)
             if not self.steps.quiet:
                 print_simulated()

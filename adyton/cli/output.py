@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -64,6 +65,17 @@ class Steps:
         """A line that is no check."""
         if not self.quiet:
             click.secho(f"    {plain(text)}", fg="yellow" if warn else None, dim=not warn)
+
+    @contextmanager
+    def waiting(self, text: str) -> Generator[None]:
+        """Show that something takes its time, where there is a terminal to show it on."""
+        if self.quiet or not sys.stdout.isatty():
+            yield
+            return
+        from rich.console import Console
+
+        with Console().status(text):
+            yield
 
     def ok(self, name: str, detail: str = "", *, took_s: float | None = None) -> None:
         """A check that held."""

@@ -119,6 +119,9 @@ class FakeNode:
         self.status = 200
         self.content_encoding: str | None = None
         self.before_answer: Callable[[], None] = lambda: None
+        self.after_answer: Callable[[], None] = lambda: None
+        self.close_after_answer = False
+        self.drop_receipts = 0
         self._server: ThreadingHTTPServer | None = None
 
     @property
@@ -240,12 +243,13 @@ def _handler(node: FakeNode) -> type[BaseHTTPRequestHandler]:
 
         def _note(self, body: bytes) -> None:
             headers = {k.lower(): v for k, v in self.headers.items()}
+            self._digest = node.keyset.digest
             node.requests.append((self.command, self.path, headers, body))
 
         def _head(self, status: int, headers: dict[str, str]) -> None:
             self.send_response(status)
             if node.digest_header is not None:
-                self.send_header("X-ACI-Keyset-Digest", node.digest_header or node.keyset.digest)
+                self.send_header("X-ACI-Keyset-Digest", node.digest_header or self._digest)
             for name, value in headers.items():
                 self.send_header(name, value)
             self.end_headers()
@@ -274,7 +278,10 @@ def _handler(node: FakeNode) -> type[BaseHTTPRequestHandler]:
                 self._answer(404, b'{"error":{"message":"no","type":"not_found"}}')
 
         def _receipt(self, receipt_id: str) -> None:
-            if node.raw_receipt is not None:
+            if node.drop_receipts > 0 or node.raw_receipt == (-1, b""):
+                node.drop_receipts -= 1
+                self.close_connection = True
+            elif node.raw_receipt is not None:
                 self._answer(*node.raw_receipt)
             elif node.receipt_delays > 0:
                 node.receipt_delays -= 1
@@ -294,6 +301,8 @@ def _handler(node: FakeNode) -> type[BaseHTTPRequestHandler]:
                 self._stream(body)
             else:
                 self._plain(body)
+            if node.close_after_answer:
+                self.close_connection = True
 
         def _ids(self, receipt_id: str) -> dict[str, str]:
             if not node.send_receipt_id:
@@ -311,6 +320,7 @@ def _handler(node: FakeNode) -> type[BaseHTTPRequestHandler]:
             encoding = {}
             if node.content_encoding is not None:
                 encoding = {"content-encoding": node.content_encoding}
+            node.after_answer()
             self._answer(node.status, answer, **self._ids(receipt_id), **encoding)
 
         def _stream(self, body: bytes) -> None:
@@ -328,6 +338,7 @@ def _handler(node: FakeNode) -> type[BaseHTTPRequestHandler]:
                 if node.flip_response and i == 1:
                     chunk = chunk.replace(b"two", b"twO")
                 self.wfile.write(b"%x\r\n%s\r\n" % (len(chunk), chunk))
+            node.after_answer()
             self.wfile.write(b"0\r\n\r\n")
 
     return Handler

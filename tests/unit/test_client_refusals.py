@@ -529,6 +529,43 @@ def test_receipt_that_never_appears_is_refused(node: FakeNode) -> None:
     assert caught.value.step == "fetch"
 
 
+def renew_before_the_receipt(node: FakeNode) -> None:
+    """The next receipt is asked for on a connection that finds the node with new keys."""
+
+    def renew() -> None:
+        node.before_answer = lambda: None
+        node.close_after_answer = True
+        node.after_answer = lambda: node.rotate(tls=True)
+
+    node.before_answer = renew
+
+
+@pytest.mark.parametrize("asked", [ask, ask_stream])
+def test_keys_renewed_between_answer_and_receipt(node: FakeNode, asked: Any) -> None:
+    with client_for(node) as client:
+        ask(client)
+        first = client.adyton.node.keyset.digest
+        renew_before_the_receipt(node)
+        assert asked(client)
+        assert client.adyton.receipts[-1].receipt.keyset_digest == first
+        assert client.adyton.node.keyset.digest != first
+
+
+def test_node_gone_before_the_receipt_is_a_refusal(node: FakeNode) -> None:
+    with client_for(node) as client:
+        ask(client)
+        node.raw_receipt = (-1, b"")
+        with pytest.raises(adyton.NodeUnreachable):
+            ask(client)
+
+
+def test_connection_lost_while_fetching_the_receipt_is_tried_again(node: FakeNode) -> None:
+    with client_for(node) as client:
+        ask(client)
+        node.drop_receipts = 2
+        assert ask(client) == "A quiet answer, é."
+
+
 def test_receipt_of_an_earlier_identical_exchange_is_refused(node: FakeNode) -> None:
     with client_for(node) as client:
         ask(client)
