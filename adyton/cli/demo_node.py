@@ -19,7 +19,7 @@ from adyton.cli.failures import NotDone
 
 START_TIMEOUT_S: Final = 180.0
 STOP_TIMEOUT_S: Final = 30.0
-_SELF: Final = (sys.executable, "-m", "adyton.cli")
+_SELF: Final = (sys.executable, "-P", "-m", "adyton.cli")
 
 
 @dataclass(frozen=True)

@@ -31,14 +31,17 @@ def missing() -> list[str]:
 
 
 def become_gateway(command: str, arguments: tuple[str, ...]) -> NoReturn:
-    """Replace this process by `python -m gateway COMMAND`. Raises NotDone when not installed."""
+    """Replace this process by `python -m gateway COMMAND`. Raises NotDone when not installed.
+
+    `-P`, because a file named gateway.py in the current folder must not run instead.
+    """
     if absent := missing():
         raise NotDone(
             f"the node is not installed ({', '.join(absent)} missing): pip install 'adyton[node]'"
         )
     sys.stdout.flush()
     os.execv(  # noqa: S606 - no shell: our own interpreter, the caller's own arguments
-        sys.executable, [sys.executable, "-m", "gateway", command, *arguments]
+        sys.executable, [sys.executable, "-P", "-m", "gateway", command, *arguments]
     )
 
 

@@ -424,7 +424,17 @@ def test_serve_and_keys_hand_everything_to_the_gateway(
     for given in (["serve", "--tee", "simulator", "--json"], ["serve", "--help"], ["keys", "list"]):
         with pytest.raises(SystemExit):
             cli(*given)
-        assert calls[-1] == [sys.executable, "-m", "gateway", *given]
+        assert calls[-1] == [sys.executable, "-P", "-m", "gateway", *given]
+
+
+def test_files_in_the_current_folder_do_not_run_instead_of_the_node(tmp_path: Path) -> None:
+    for name in ("gateway.py", "adyton.py", "click.py"):
+        (tmp_path / name).write_text("print('hijacked')")
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "adyton.cli", "serve", "--help"],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0 and "--tee" in done.stdout and "hijacked" not in done.stdout
 
 
 @pytest.mark.parametrize("command", ["serve", "keys", "demo"])
