@@ -24,7 +24,9 @@ class Region:
     """`size_bytes` of zeroed memory, handed out page-aligned and committed on first touch."""
 
     def __init__(self, size_bytes: int) -> None:
-        self._map = mmap.mmap(-1, max(_aligned(size_bytes), PAGE))
+        # Private: releasing pages of a shared mapping would only unmap them, content and all.
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        self._map = mmap.mmap(-1, max(_aligned(size_bytes), PAGE), flags=flags)
         if hasattr(mmap, "MADV_NOHUGEPAGE"):
             self._map.madvise(mmap.MADV_NOHUGEPAGE)
         self._used = 0

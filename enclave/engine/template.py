@@ -185,6 +185,6 @@ def _restore(text: str, key: str, contents: Sequence[str]) -> list[Segment]:
         content = contents[int(number)]
         segments.append(Segment(content.strip() if trimmed == "1" else content, trusted=False))
         segments.append(Segment(after, trusted=True))
-    if any(key in s.text for s in segments if s.trusted):
+    if any(MARK in s.text for s in segments if s.trusted):
         raise _refused()
     return [s for s in segments if s.text]

@@ -129,7 +129,7 @@ class ChatTokenizer:
             return []
         try:
             return list(self._bpe.encode(text, add_special_tokens=False).ids)
-        except UnicodeEncodeError:
+        except (UnicodeEncodeError, TypeError):
             raise InvalidRequest("messages", "the text holds an unpaired surrogate") from None
 
     def token_bytes(self, token: int) -> bytes:

@@ -112,8 +112,7 @@ def _residual(b: BlockMatrix) -> F32:
 def pack_zeros(z: U8) -> U8:
     """Zero points (rows, blocks) two to a byte, as `MatMulNBits` reads them with 4 bits."""
     even = np.pad(z, ((0, 0), (0, z.shape[1] % 2)))
-    packed: U8 = even[:, 0::2] | (even[:, 1::2] << 4)
-    return packed
+    return even[:, 0::2] | (even[:, 1::2] << np.uint8(4))
 
 
 class Embedding:
