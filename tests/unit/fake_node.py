@@ -236,6 +236,7 @@ def stream_chunks() -> list[bytes]:
 def _handler(node: FakeNode) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
         timeout = 10
 
         def log_message(self, *_: Any) -> None:
