@@ -22,6 +22,7 @@ MAX_TOP_LOGPROBS = 20
 MAX_STOPS = 16
 MAX_STOP_CHARS = 1024
 NUCLEUS_GUESS = 256
+PEAK_BLOCK = 64
 SEED_MASK = (1 << 64) - 1
 
 F32 = NDArray[np.float32]
@@ -65,6 +66,7 @@ class Sampler:
         self._seen: Counter[int] = Counter()
         self._biased = np.array(list(s.logit_bias), np.int64)
         self._bias = np.array(list(s.logit_bias.values()), np.float32)
+        self._scratch: F32 | None = None
         self._penalised = bool(s.frequency_penalty or s.presence_penalty)
 
     def choose(self, logits: F32) -> tuple[int, TokenLogprob | None]:
@@ -88,7 +90,11 @@ class Sampler:
         return scores
 
     def _draw(self, scores: F32) -> int:
-        weights = np.exp((scores - scores.max()) / np.float32(self._s.temperature))
+        if self._scratch is None:  # a fresh array a token would cost more than the arithmetic
+            self._scratch = np.empty_like(scores)
+        weights = np.subtract(scores, scores.max(), out=self._scratch)
+        weights *= np.float32(1.0 / self._s.temperature)
+        np.exp(weights, out=weights)
         u = self._random.random()
         if self._s.top_k or self._s.top_p < 1.0:
             ids = self._nucleus(weights)
@@ -96,18 +102,18 @@ class Sampler:
         return _pick(weights, u)
 
     def _nucleus(self, weights: F32) -> NDArray[np.int64]:
-        """Ids allowed by top_k and top_p, likeliest first; at least one."""
-        size = len(weights)
-        limit = min(self._s.top_k or size, size)
-        allowed = weights if limit == size else weights[_largest(weights, limit)]
-        mass = self._s.top_p * float(allowed.sum(dtype=np.float64))
-        width = min(limit, NUCLEUS_GUESS)
-        while True:
-            ids = _largest(weights, width)
-            cumulative = np.cumsum(weights[ids], dtype=np.float64)
-            if width == limit or cumulative[-1] >= mass:
-                return ids[: int(np.searchsorted(cumulative, mass)) + 1]
-            width = min(limit, width * 16)
+        """Ids allowed by top_k, then by top_p of what it leaves, likeliest first; at least one."""
+        top_p = self._s.top_p
+        if 0 < self._s.top_k < len(weights):
+            ids = _largest(weights, self._s.top_k)
+            return _covering(ids, weights, top_p * float(weights[ids].sum(dtype=np.float64)))
+        total = float(weights.sum(dtype=np.float64))
+        ids = _largest(weights, NUCLEUS_GUESS)
+        if weights[ids].sum(dtype=np.float64) < top_p * total:
+            # All weights under this floor together are less than top_p leaves out.
+            ids = np.flatnonzero(weights >= (1.0 - top_p) * total / len(weights))
+            ids = ids[np.argsort(-weights[ids], kind="stable")]
+        return _covering(ids, weights, top_p * total)
 
     def _report(self, logits: F32, token: int) -> TokenLogprob | None:
         """Log-probabilities under the model's own distribution, before any adjustment."""
@@ -126,14 +132,26 @@ class Sampler:
         return TokenLogprob(token, raw.decode("utf-8", "replace"), raw, logprob, top)
 
 
+def _covering(ids: NDArray[np.int64], weights: F32, mass: float) -> NDArray[np.int64]:
+    """The first of `ids` whose weights add up to `mass`."""
+    cumulative = np.cumsum(weights[ids], dtype=np.float64)
+    return ids[: int(np.searchsorted(cumulative, mass)) + 1]
+
+
 def _largest(values: F32, count: int) -> NDArray[np.int64]:
-    """Indices of the `count` largest values, largest first, ties by index."""
-    if count < len(values):
-        some = np.argpartition(values, len(values) - count)[-count:]
-        some.sort()
+    """Indices of the `count` largest values, largest first, ties by index.
+
+    The count-th largest of the blocks' peaks is a floor under all of them, which leaves few
+    candidates of a whole vocabulary to sort.
+    """
+    blocks = len(values) // PEAK_BLOCK
+    if count < blocks:
+        peaks = values[: blocks * PEAK_BLOCK].reshape(blocks, PEAK_BLOCK).max(axis=1)
+        floor = np.partition(peaks, blocks - count)[blocks - count]
+        some = np.flatnonzero(values >= floor)
     else:
         some = np.arange(len(values))
-    return some[np.argsort(-values[some], kind="stable")]
+    return some[np.argsort(-values[some], kind="stable")[:count]]
 
 
 def _pick(weights: F32, u: float) -> int:
@@ -144,9 +162,8 @@ def _pick(weights: F32, u: float) -> int:
     """
     block = 256
     whole = len(weights) // block * block
-    sums = weights[:whole].reshape(-1, block).sum(axis=1, dtype=np.float64)
-    tail = weights[whole:].sum(dtype=np.float64)
-    edges = np.cumsum(np.append(sums, tail))
+    sums = weights[:whole].reshape(-1, block).sum(axis=1)
+    edges = np.cumsum(np.append(sums, weights[whole:].sum()), dtype=np.float64)
     target = u * edges[-1]
     b = int(np.searchsorted(edges, target, side="right"))
     b = min(b, len(edges) - 1)
