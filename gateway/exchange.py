@@ -186,15 +186,18 @@ class Exchange:
         self._facts = replace(self._facts, model=model)
 
     def forward(self, chat_id: str | None, model_digest: str) -> None:
-        """The prompt goes to the engine as it came; starts writing the pending row."""
+        """The prompt goes to the engine as it came."""
         self._facts = replace(self._facts, chat_id=chat_id)
         self._forwarded_to = model_digest
-        self._opening = asyncio.create_task(self._desk.open(self._facts))
 
-    async def opened(self) -> None:
-        """The pending row is durable. Raises StorageUnavailable."""
-        if self._opening is not None:
-            await asyncio.shield(self._opening)
+    async def open(self) -> None:
+        """The pending row is durable, so the id may be told. Raises StorageUnavailable.
+
+        Only a stream needs it: a whole answer's id goes out with a receipt already final.
+        Called once the engine has the prompt, so that the disk works while the engine does.
+        """
+        self._opening = asyncio.create_task(self._desk.open(self._facts))
+        await asyncio.shield(self._opening)
 
     def returned(self, chunk: bytes) -> None:
         """These bytes of the response body were handed to the transport."""
@@ -202,7 +205,8 @@ class Exchange:
 
     async def finish(self, final: bytes, reason: Reason | None) -> None:
         """The receipt is durable, counting `final` as returned. Raises StorageUnavailable."""
-        await self.opened()
+        if self._opening is not None:
+            await self._opening
         document = self._document(final, reason)
         await self._desk.close(self._facts, document, opened=self._opening is not None)
 

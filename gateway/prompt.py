@@ -152,7 +152,6 @@ class _Serving:
         try:
             async with self._cut:
                 answer = await work.run(self._host.engine)
-                await self._exchange.opened()
         except (Interrupted, EnclaveError, StorageUnavailable) as e:
             await self._fail(e)
             return
@@ -210,7 +209,7 @@ class _Serving:
         try:
             async for event in events:
                 if not self._started:
-                    await self._exchange.opened()
+                    await self._exchange.open()
                     await self._start(writer.opening())
                 if event.finish_reason:
                     await self._emit(writer.closing(event))
