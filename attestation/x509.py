@@ -7,6 +7,7 @@ guard, and what does not read is a CollateralError that names the document.
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +20,11 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestation.errors import CollateralError
 
-_BLOCK: Final = re.compile(rb"-----BEGIN CERTIFICATE-----[^-]{1,16384}-----END CERTIFICATE-----")
+_BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
+_END: Final = b"-----END CERTIFICATE-----"
+_BLOCK: Final = re.compile(_BEGIN + rb"[^-]{1,16384}" + _END)
+_BETWEEN: Final = re.compile(rb"[\r\n]*\0?")
+_BASE64: Final = re.compile(rb"[A-Za-z0-9+/=\r\n]*")
 _MAX_CHAIN: Final = 8
 
 
@@ -112,6 +117,27 @@ def read_chain(name: str, pem: bytes) -> tuple[Certificate, ...]:
         raise CollateralError(f"{name}: {len(blocks)} certificates, expected 1 to {_MAX_CHAIN}")
     with _reading(name, "a certificate chain"):
         return tuple(_certificate(name, x509.load_pem_x509_certificate(b)) for b in blocks)
+
+
+def check_armour(name: str, pem: bytes) -> None:
+    """Nothing but line breaks may vary in this PEM text. Raises CollateralError naming it.
+
+    No signature covers the armour around certificates. A lenient reader would let one quote
+    have many encodings, and text between certificates that only some readers see.
+    """
+    if not _BETWEEN.fullmatch(_BLOCK.sub(b"", pem)):
+        raise CollateralError(f"{name}: text outside the certificates")
+    for block in _BLOCK.findall(pem):
+        inner = block.removeprefix(_BEGIN).removesuffix(_END)
+        if not _BASE64.fullmatch(inner):
+            raise CollateralError(f"{name}: a certificate is not base64")
+        text = inner.replace(b"\r", b"").replace(b"\n", b"")
+        try:
+            exact = base64.b64encode(base64.b64decode(text, validate=True)) == text
+        except ValueError:
+            exact = False
+        if not exact:
+            raise CollateralError(f"{name}: a certificate is not canonical base64")
 
 
 def read_crl(name: str, der: bytes) -> Crl:

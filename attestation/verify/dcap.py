@@ -21,7 +21,7 @@ from attestation.evidence import SgxQuote, TdReport15, TdReport15Ex, TdxQuote, p
 from attestation.evidence.header import ECDSA_P256, INTEL_QE_VENDOR_ID
 from attestation.verify.endorsements import Endorsements, read_endorsements
 from attestation.verify.model import _SEAL, VerifiedReport
-from attestation.x509 import Certificate, read_chain
+from attestation.x509 import Certificate, check_armour, read_chain
 
 _DEVICE_BUFFERS: Final = (1024, 8000)
 _FLAGS: Final = {"True": True, "False": False}
@@ -124,6 +124,7 @@ def _candidates(endorsements: Endorsements, roots: Sequence[bytes]) -> Sequence[
 
 @lru_cache(maxsize=64)
 def _read_pck_chain(pem: bytes) -> tuple[Certificate, ...]:
+    check_armour("pck_chain", pem)
     return read_chain("pck_chain", pem)
 
 
