@@ -224,7 +224,7 @@ def parse(
             ):
                 raise invalid(name, f"{name!r} is not supported here.", "unsupported_parameter")
         else:
-            shown = name if name.isidentifier() and len(name) <= 64 else None
+            shown = name if _is_plain(name) else None
             raise invalid(
                 shown,
                 f"Unrecognized request member{f': {shown!r}' if shown else ''}.",
@@ -235,6 +235,11 @@ def parse(
         return kind.model_validate(members)
     except ValidationError as e:
         raise _explain(members, e) from None
+
+
+def _is_plain(name: str) -> bool:
+    """A member's name that looks like one, and may therefore be repeated."""
+    return name.isascii() and name.isidentifier() and len(name) <= 64
 
 
 def _bound(value: Mapping[str, Any], name: str, limit: int) -> None:
@@ -268,7 +273,7 @@ def _path(value: Any, loc: tuple[int | str, ...]) -> tuple[str, str]:
     path, leaf = "", ""
     for step in loc:
         if isinstance(value, dict) and isinstance(step, str):
-            if leaf == "logit_bias":
+            if leaf == "logit_bias" or not _is_plain(step):
                 break
             path += f".{step}" if path else step
             leaf, value = step, value.get(step)
