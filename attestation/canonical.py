@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
@@ -17,6 +18,7 @@ import rfc8785
 from attestation.errors import MalformedEvidence
 
 MAX_DEPTH: Final = 64
+_SURROGATE: Final = re.compile("[\ud800-\udfff]")
 JsonValue = Mapping[str, Any] | Sequence[Any] | str | int | float | bool | None
 
 
@@ -55,7 +57,7 @@ def _check(value: Any, depth: int) -> None:
     if depth > MAX_DEPTH:
         raise MalformedEvidence("json", f"nested deeper than {MAX_DEPTH}")
     if isinstance(value, str):
-        if any("\ud800" <= c <= "\udfff" for c in value):
+        if not value.isascii() and _SURROGATE.search(value):
             raise MalformedEvidence("json", "lone surrogate in a string")
     elif isinstance(value, float):
         if not math.isfinite(value):
