@@ -100,12 +100,14 @@ def speeds(
         for engine in (a, b):
             engine.ask("load", **load)
             engine.ask("prefill", tokens=tokens)
-        for _ in range(rounds):
+        for round_number in range(1, rounds + 1):
             for i, engine in enumerate((a, b)):
                 found = {"prefill": engine.ask("prefill", tokens=tokens)}
                 for rows in (1, 4, 8):
                     ask = {"tokens": tokens, "rows": rows, "count": GENERATE}
                     found[f"decode_x{rows}"] = engine.ask("decode", **ask)
+                shown = ", ".join(f"{figure} {value:.0f}" for figure, value in found.items())
+                print(f"[bench] round {round_number}, {engine.name}: {shown}", flush=True)
                 for figure, value in found.items():
                     pair = best.setdefault(figure, [0.0, 0.0])
                     pair[i] = max(pair[i], value)

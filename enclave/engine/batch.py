@@ -119,13 +119,14 @@ class Batch:
                     self._read_prompt(events)
                     self._decode(events)
                 except Exception as e:
-                    log.exception("a model step failed")
+                    # Only the kind: a message or a traceback could carry what a user wrote.
+                    log.error("a model step failed: %s", type(e).__name__)  # noqa: TRY400
                     failure = EnclaveError(f"the model step failed: {type(e).__name__}")
                     events += self._abandon(failure)
                 if events:
                     self._deliver(events)
-        except Exception:
-            log.exception("the engine stopped")
+        except Exception as e:
+            log.error("the engine stopped: %s", type(e).__name__)  # noqa: TRY400
             error = WorkerUnavailable("the engine stopped")
         with self._changed:
             self._closing = True
