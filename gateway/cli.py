@@ -45,7 +45,7 @@ _STATE_DIR = click.option(
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("adyton-state"),
     show_default=True,
-    help="Where the node keeps keys, receipts and converted models.",
+    help="Where the node keeps keys and receipts.",
 )
 _DATABASE = click.option(
     "--database-url", help="A PostgreSQL database of this node's own, instead of SQLite."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import hmac
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -45,13 +44,6 @@ class Machine:
         if settings.tee == SIMULATOR:
             return cls(settings, seed=load_or_create_seed(settings.state_dir / "simulator.seed"))
         return cls(settings, hardware=open_issuer(settings.tee, collateral=collateral))
-
-    def cache_key(self) -> bytes | None:
-        """What authenticates converted models on disk; None where nothing keeps a secret."""
-        secret = self.seed if self.hardware is None else self.hardware.sealing_key()
-        if secret is None:
-            return None
-        return hmac.digest(secret, b"adyton model cache v1", "sha256")
 
     def issuer(self, models: list[tuple[str, str]]) -> Issuer:
         """The issuer, once the models' (id, digest) are known: the simulator measures them."""

@@ -17,7 +17,6 @@ from typing import Final
 from attestation.errors import AttestationError
 from attestation.issuers.base import Issuer
 from enclave.errors import EnclaveError, ModelNotFound, WorkerUnavailable
-from enclave.worker.process import WorkerSecrets
 from enclave.worker.proto import worker_pb2 as pb
 from enclave.worker.supervisor import Supervisor, WorkerState
 from gateway.attest import Attester
@@ -85,7 +84,7 @@ class Node:
         supervisor: Supervisor | None = None
         try:
             progress("loading models")
-            supervisor = _supervise(settings, machine)
+            supervisor = _supervise(settings)
             await supervisor.start()
             progress("measuring and making keys")
             issuer = await asyncio.to_thread(
@@ -230,16 +229,14 @@ async def _repeat(chore: Callable[[], Awaitable[object]], every_s: float) -> Non
         await asyncio.sleep(every_s)
 
 
-def _supervise(settings: Settings, machine: Machine) -> Supervisor:
+def _supervise(settings: Settings) -> Supervisor:
     return Supervisor(
         specs(settings),
         runtime_dir=settings.state_dir / "run",
         rows=settings.rows,
         context=settings.context,
         threads=settings.threads,
-        cache_dir=settings.state_dir / "cache",
         queue=settings.limits.max_inflight,
-        secrets=WorkerSecrets(cache_key=machine.cache_key()),
         on_state=_log_state,
     )
 

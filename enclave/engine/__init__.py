@@ -23,7 +23,6 @@ def load_chat_engine(
     rows: int = 8,
     context: int = 2048,
     threads: int = 2,
-    cache_dir: Path | None = None,
     deliver: Deliver,
 ) -> ChatEngine:
     """A running engine for the GGUF model at `path`. Raises ModelError.
@@ -40,7 +39,6 @@ def load_chat_engine(
         rows=rows,
         context=context,
         threads=threads,
-        cache_dir=cache_dir,
         deliver=deliver,
     )
 
@@ -51,9 +49,8 @@ def load_embedder(
     id: str,
     pinned_digest: str | None = None,
     threads: int = 2,
-    cache_dir: Path | None = None,
 ) -> Embedder:
     """The embedding model in folder `path`. Raises ModelError."""
     from enclave.engine.embedding import load_embedder as load
 
-    return load(path, id=id, pinned_digest=pinned_digest, threads=threads, cache_dir=cache_dir)
+    return load(path, id=id, pinned_digest=pinned_digest, threads=threads)

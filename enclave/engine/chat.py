@@ -72,16 +72,13 @@ def load_chat_engine(
     rows: int = 8,
     context: int = 2048,
     threads: int = 2,
-    cache_dir: Path | None = None,
     deliver: Deliver,
 ) -> LlamaEngine:
     """Load, check and start the GGUF model at `path`. Raises ModelError.
 
-    The conversion happens in memory at every start. It takes about as long as authenticating a
-    stored copy would, and a stored copy lies where the host can change it, so `cache_dir` is
-    accepted for the interface and nothing is written there.
+    The conversion happens in memory at every start: a stored copy would lie where the host can
+    change it, and authenticating it would take about as long.
     """
-    del cache_dir
     file = GgufFile.read(path)
     digest = model_digest({path.name: file.sha256})
     check_pin(digest, pinned_digest)

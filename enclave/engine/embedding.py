@@ -152,13 +152,8 @@ def load_embedder(
     id: str,
     pinned_digest: str | None = None,
     threads: int = 2,
-    cache_dir: Path | None = None,
 ) -> BertEmbedder:
-    """Load and check the embedding model in folder `path`. Raises ModelError.
-
-    Nothing is written to `cache_dir`: loading is a read and a sum.
-    """
-    del cache_dir
+    """Load and check the embedding model in folder `path`. Raises ModelError."""
     folder = ModelFolder(path)
     shape = BertShape.read(folder)
     vocabulary = folder.read("tokenizer.json")

@@ -1,4 +1,4 @@
-"""The worker's process as its parent holds it: started with its secrets, heard, and ended."""
+"""The worker's process as its parent holds it: started, heard, and ended."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from enclave.errors import WorkerUnavailable
-from enclave.worker.process import WorkerSecrets
 
 _INHERITED = ("PATH", "LD_LIBRARY_PATH", "TMPDIR", "TZ")
 _MAX_LINE = 1000
@@ -27,8 +26,8 @@ class Child:
         self._relay = asyncio.create_task(_relay_lines(process), name="worker-output")
 
     @classmethod
-    async def start(cls, command: Sequence[str], home: Path, secrets: WorkerSecrets) -> Child:
-        """Run `command` and confide in it. Raises WorkerUnavailable when it cannot be run."""
+    async def start(cls, command: Sequence[str], home: Path) -> Child:
+        """Run `command`. Raises WorkerUnavailable when it cannot be run."""
         try:
             process = await asyncio.create_subprocess_exec(
                 *command,
@@ -41,13 +40,7 @@ class Child:
             )
         except OSError as error:
             raise WorkerUnavailable(f"the engine worker cannot be started: {error}") from error
-        child = cls(process)
-        if process.stdin is not None:
-            # A worker that is already gone is noticed by its exit, with the exit's reason.
-            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-                process.stdin.write(secrets.line())
-                await process.stdin.drain()
-        return child
+        return cls(process)
 
     @property
     def pid(self) -> int:

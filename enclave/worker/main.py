@@ -1,4 +1,4 @@
-"""Starts the worker: arguments and secrets in, one socket out, until a signal or orphanhood."""
+"""Starts the worker: arguments in, one socket out, until a signal or orphanhood."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import uvloop
 
 from enclave.engine.api import ChatEngine, Deliver, Embedder
 from enclave.worker.process import (
-    WorkerSecrets,
     die_with_parent,
     harden,
     loop_exception_handler,
@@ -37,7 +36,6 @@ class WorkerOptions:
     context: int
     threads: int
     queue: int
-    cache_dir: Path | None
     reader_patience_s: float
 
 
@@ -46,7 +44,6 @@ class EngineLoader:
     """Loads models with the real engine, imported only when a model asks for it."""
 
     options: WorkerOptions
-    secrets: WorkerSecrets
 
     def chat(self, path: Path, *, id: str, pinned_digest: str, deliver: Deliver) -> ChatEngine:
         from enclave.engine import load_chat_engine
@@ -58,7 +55,6 @@ class EngineLoader:
             rows=self.options.rows,
             context=self.options.context,
             threads=self.options.threads,
-            cache_dir=self.options.cache_dir,
             deliver=deliver,
         )
 
@@ -70,7 +66,6 @@ class EngineLoader:
             id=id,
             pinned_digest=pinned_digest or None,
             threads=self.options.threads,
-            cache_dir=self.options.cache_dir,
         )
 
 
@@ -84,14 +79,13 @@ def parse_options(argv: Sequence[str]) -> WorkerOptions:
     parser.add_argument("--context", type=_positive, required=True, help="tokens per completion")
     parser.add_argument("--threads", type=_positive, required=True)
     parser.add_argument("--queue", type=int, default=64, help="completions that may wait")
-    parser.add_argument("--cache-dir", type=Path, default=None)
     parser.add_argument("--reader-patience-s", type=float, default=30.0)
     return WorkerOptions(**vars(parser.parse_args(argv)))
 
 
 def main(
     argv: Sequence[str] | None = None,
-    make_loader: Callable[[WorkerOptions, WorkerSecrets], Loader] = EngineLoader,
+    make_loader: Callable[[WorkerOptions], Loader] = EngineLoader,
 ) -> None:
     """Run the worker. Who starts the process chooses the loader; no argument does."""
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # before anything imports onnxruntime
@@ -99,10 +93,9 @@ def main(
     silence_content()
     harden()
     private_directory(options.socket.parent)
-    secrets = WorkerSecrets.read(STDIN)
     die_with_parent(STDIN)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve(options, make_loader(options, secrets)))
+        runner.run(serve(options, make_loader(options)))
 
 
 async def serve(options: WorkerOptions, loader: Loader) -> None:

@@ -1,14 +1,13 @@
 """The worker as a process: it dies with its parent, dumps no core and prints no content.
 
-The parent holds the other end of standard input. Its first line is a JSON object of
-secrets; after it nothing is sent, and end-of-file means that the parent is gone.
+The parent holds the other end of standard input and sends nothing: end-of-file means that
+the parent is gone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ctypes
-import json
 import logging
 import os
 import resource
@@ -16,7 +15,6 @@ import signal
 import sys
 import threading
 import traceback
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,32 +23,6 @@ EXIT_ORPHANED = 3
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
-_MAX_SECRETS_BYTES = 65536
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerSecrets:
-    """What the parent confides. `cache_key` authenticates the conversion cache; None: no cache."""
-
-    cache_key: bytes | None = None
-
-    def line(self) -> bytes:
-        key = None if self.cache_key is None else self.cache_key.hex()
-        return json.dumps({"cache_key": key}).encode() + b"\n"
-
-    @classmethod
-    def read(cls, fd: int) -> WorkerSecrets:
-        """Read the one line byte by byte, so that nothing behind it is swallowed."""
-        line = bytearray()
-        while (byte := os.read(fd, 1)) not in (b"", b"\n"):
-            line += byte
-            if len(line) > _MAX_SECRETS_BYTES:
-                raise SystemExit("adyton worker: the secrets line has no end")
-        try:
-            key = json.loads(line)["cache_key"]
-            return cls(cache_key=None if key is None else bytes.fromhex(key))
-        except (ValueError, KeyError, TypeError):
-            raise SystemExit("adyton worker: the first line of input is not secrets") from None
 
 
 def harden() -> None:

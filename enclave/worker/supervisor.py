@@ -19,7 +19,6 @@ from pathlib import Path
 from enclave.errors import EnclaveError, ModelError, WorkerUnavailable
 from enclave.worker.child import Child, say
 from enclave.worker.client import WorkerClient
-from enclave.worker.process import WorkerSecrets
 from enclave.worker.proto import worker_pb2 as pb
 
 WORKER_COMMAND = (sys.executable, "-I", "-m", "enclave.worker")
@@ -69,9 +68,7 @@ class Supervisor:
         rows: int,
         context: int,
         threads: int,
-        cache_dir: Path | None = None,
         queue: int = 64,
-        secrets: WorkerSecrets | None = None,
         reader_patience_s: float = 30.0,
         restart: RestartPolicy | None = None,
         on_state: Callable[[WorkerState], None] | None = None,
@@ -79,7 +76,6 @@ class Supervisor:
     ) -> None:
         self._specs = tuple(models)
         self._socket = _socket_path(runtime_dir)
-        self._secrets = secrets or WorkerSecrets()
         self._restart = restart or RestartPolicy()
         self._on_state = on_state
         self._command = (
@@ -87,7 +83,6 @@ class Supervisor:
             *("--socket", str(self._socket)),
             *("--rows", str(rows), "--context", str(context), "--threads", str(threads)),
             *("--queue", str(queue), "--reader-patience-s", str(reader_patience_s)),
-            *(("--cache-dir", str(cache_dir)) if cache_dir is not None else ()),
         )
         self._pins: dict[str, str] = {s.id: s.pinned_digest for s in models if s.pinned_digest}
         self._child: Child | None = None
@@ -145,7 +140,7 @@ class Supervisor:
         directory = self._socket.parent
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._socket.unlink(missing_ok=True)
-        child = self._child = await Child.start(self._command, directory, self._secrets)
+        child = self._child = await Child.start(self._command, directory)
         await self._until_answering(child)
         self.models = [await self._load(spec) for spec in self._specs]
         self.last_error = None

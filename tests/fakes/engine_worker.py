@@ -34,7 +34,6 @@ from enclave.engine.api import (
 )
 from enclave.errors import InvalidRequest, ModelError, Overloaded
 from enclave.worker.main import WorkerOptions, main
-from enclave.worker.process import WorkerSecrets
 
 VOCAB = 1000
 
@@ -158,7 +157,6 @@ class CountingEmbedder:
 @dataclass(frozen=True)
 class FakeLoader:
     options: WorkerOptions
-    secrets: WorkerSecrets
 
     def _info(self, path: Path, id: str, kind: ModelKind, pinned: str, size: int) -> ModelInfo:
         digest = "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()

@@ -9,7 +9,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import psutil
 import pytest
 
 from enclave.errors import EnclaveError, ModelError, WorkerUnavailable
-from enclave.worker.process import EXIT_ORPHANED, WorkerSecrets
+from enclave.worker.process import EXIT_ORPHANED
 from enclave.worker.proto import worker_pb2 as pb
 from enclave.worker.supervisor import ModelSpec, RestartPolicy, Supervisor, WorkerState
 
@@ -33,7 +32,6 @@ def supervise(
     command: tuple[str, ...] = FAKE,
     restart: RestartPolicy = SOON,
     pin: str | None = None,
-    secrets: WorkerSecrets | None = None,
     states: list[WorkerState] | None = None,
 ) -> Supervisor:
     model = folder / "model.json"
@@ -45,7 +43,6 @@ def supervise(
         rows=2,
         context=100,
         threads=1,
-        secrets=secrets,
         restart=restart,
         on_state=None if states is None else states.append,
         command=command,
@@ -263,42 +260,18 @@ os.execv(sys.argv[2], sys.argv[2:])
 """
 
 
-async def test_the_worker_learns_secrets_by_pipe_and_nothing_by_environment(
+async def test_the_worker_inherits_no_secret_of_the_nodes_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "canary")
     monkeypatch.setenv("HTTPS_PROXY", "http://canary")
-    secret = bytes(range(32))
     spy = (sys.executable, "-I", "-c", SPY, str(tmp_path / "seen.json"), *FAKE)
-    supervisor = supervise(tmp_path, command=spy, secrets=WorkerSecrets(cache_key=secret))
+    supervisor = supervise(tmp_path, command=spy)
     await supervisor.start()
     await supervisor.stop(1)
     seen = (tmp_path / "seen.json").read_text()
-    assert secret.hex() not in seen and "canary" not in seen
+    assert "canary" not in seen
     assert json.loads(seen)["environment"]["ORT_DISABLE_TELEMETRY"] == "1"
-
-
-def test_secrets_are_one_line_and_nothing_behind_it_is_swallowed() -> None:
-    out, into = os.pipe()
-    secrets = WorkerSecrets(cache_key=b"\x01\x02")
-    os.write(into, secrets.line() + b"rest")
-    assert WorkerSecrets.read(out) == secrets
-    assert os.read(out, 100) == b"rest"
-    os.write(into, WorkerSecrets().line())
-    assert WorkerSecrets.read(out) == WorkerSecrets()
-    os.close(into)
-    os.close(out)
-
-
-@pytest.mark.parametrize(
-    "line", [b"", b"\n", b"{}\n", b"null\n", b'{"cache_key":"x"}\n', b"\xff\n"]
-)
-def test_a_worker_without_readable_secrets_does_not_run(line: bytes) -> None:
-    with tempfile.TemporaryFile() as file:
-        file.write(line)
-        file.seek(0)
-        with pytest.raises(SystemExit):
-            WorkerSecrets.read(file.fileno())
 
 
 def test_a_worker_whose_input_ends_ends_too(tmp_path: Path) -> None:
@@ -307,7 +280,6 @@ def test_a_worker_whose_input_ends_ends_too(tmp_path: Path) -> None:
         stdin=subprocess.PIPE,
     )
     assert process.stdin is not None
-    process.stdin.write(WorkerSecrets().line())
     process.stdin.close()
     assert process.wait(30) == EXIT_ORPHANED
 
