@@ -44,6 +44,9 @@ async def test_a_cut_after_the_block_changes_nothing() -> None:
         pass
     cut.trip(Reason.SHUTDOWN)
     await asyncio.sleep(0)
+    task = asyncio.current_task()
+    assert task is not None and task.cancelling() == 0
+    assert cut.reason is Reason.SHUTDOWN
 
 
 async def test_a_cut_in_the_blocks_last_moment_leaves_no_cancellation_behind() -> None:

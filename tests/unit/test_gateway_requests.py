@@ -44,7 +44,8 @@ def test_null_means_absent_for_every_optional_member() -> None:
 
 def test_unsupported_members_are_fine_while_they_ask_for_nothing() -> None:
     harmless = {"n": 1, "tools": [], "tool_choice": "none", "response_format": {"type": "text"}}
-    read(ChatRequest, {**BASE, **harmless, "logit_bias": {}, "modalities": ["text"]})
+    request = read(ChatRequest, {**BASE, **harmless, "logit_bias": {}, "modalities": ["text"]})
+    assert (request.model, request.logit_bias) == (BASE["model"], {})
 
 
 @pytest.mark.parametrize("value", [True, 2, "1", [1]])
