@@ -11,6 +11,8 @@ from typing import Final
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
+from gateway.cut import Reason
+
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 _SECONDS: Final = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 600)
 
@@ -43,6 +45,8 @@ class Metrics:
         self.receipts = Counter(
             "adyton_receipts", "Receipts signed, by how the exchange ended", ["outcome"], registry=r
         )
+        for outcome in ("answered", "refused", *(reason.value for reason in Reason)):
+            self.receipts.labels(outcome)  # a rate needs the zero before the first event
         self.inflight = Gauge("adyton_requests_inflight", "Prompt requests running", registry=r)
         self.rows = Gauge("adyton_engine_rows", "Rows of the batch", ["state"], registry=r)
         self.waiting = Gauge("adyton_engine_waiting", "Requests without a row", registry=r)

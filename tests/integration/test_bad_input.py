@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
@@ -278,11 +279,13 @@ def test_slow_client(node: RunningNode) -> None:
 
 
 def test_a_client_that_leaves_before_its_body_is_complete(node: RunningNode) -> None:
-    before = node.metric("adyton_requests_inflight")
-    for _ in range(5):
-        with node.socket() as connection:
+    node.until(lambda: node.metric("adyton_requests_inflight") == 0, 10, "a quiet node")
+    with contextlib.ExitStack() as connections:
+        for _ in range(5):
+            connection = connections.enter_context(node.socket())
             connection.sendall(post_raw(CHAT_PATH, node.key(), b"{" * 100)[:-50])
-    node.until(lambda: node.metric("adyton_requests_inflight") == before, 10, "letting go")
+        node.until(lambda: node.metric("adyton_requests_inflight") == 5, 10, "admission")
+    node.until(lambda: node.metric("adyton_requests_inflight") == 0, 10, "letting go")
 
 
 def test_client_gone_mid_stream(node: RunningNode, client: httpx.Client) -> None:
