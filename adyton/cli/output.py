@@ -7,9 +7,12 @@ import sys
 import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from attestation.verify import VerifiedReport
 
 
 def plain(text: str) -> str:
@@ -23,6 +26,13 @@ def print_json(document: Mapping[str, Any]) -> None:
     """One JSON object on one line of stdout."""
     sys.stdout.write(json.dumps(document, ensure_ascii=True) + "\n")
     sys.stdout.flush()
+
+
+def tcb_line(report: VerifiedReport) -> str:
+    """The vendor's verdict on the platform's firmware, as people read it."""
+    status = report.tcb_status or "no verdict by the vendor"
+    advisories = ", ".join(report.facts().get("advisory_ids", ()))
+    return f"{status}; advisories: {advisories}" if advisories else status
 
 
 def _can_print(text: str) -> bool:

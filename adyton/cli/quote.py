@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from adyton.cli.options import READABLE, json_option, read_policy, read_roots, trust_options
-from adyton.cli.output import Steps, print_json, print_simulated
+from adyton.cli.output import Steps, print_json, print_simulated, tcb_line
 
 if TYPE_CHECKING:
     from attestation.collateral.model import Collateral
@@ -74,15 +74,13 @@ def facts(report: VerifiedReport) -> dict[str, Any]:
         "tee": report.tee,
         "tcb_status": report.tcb_status,
         "simulated": report.simulated,
-        "advisory_ids": list(report.advisory_ids),
-        "tcb_eval_data_number": report.tcb_eval_data_number,
         "measurement": report.measurement,
         "measurements": dict(report.measurements),
         "report_data": report.report_data.hex(),
-        "fmspc": report.fmspc,
         "root_sha256": report.root_sha256,
-        "collateral_not_before": report.collateral_not_before,
-        "collateral_not_after": report.collateral_not_after,
+        "endorsements_not_before": report.endorsements_not_before,
+        "endorsements_not_after": report.endorsements_not_after,
+        **report.facts(),
     }
 
 
@@ -100,8 +98,7 @@ def _tee_of(quote: bytes) -> str | None:
 def _print_accepted(report: VerifiedReport, appraisal: Appraisal) -> None:
     steps = Steps(quiet=False)
     steps.ok("authentic", f"{report.tee} quote, root sha256 {report.root_sha256}")
-    advisories = ", ".join(report.advisory_ids) or "none"
-    steps.ok("TCB", f"{report.tcb_status}; advisories: {advisories}")
+    steps.ok("platform TCB", tcb_line(report))
     steps.ok(f"policy {appraisal.policy_name}", f"measurement {report.measurement}")
     if report.simulated:
         print_simulated()

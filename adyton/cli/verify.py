@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from adyton.cli.options import build_trust, json_option, trust_options
-from adyton.cli.output import Steps, print_json, print_simulated
+from adyton.cli.output import Steps, print_json, print_simulated, tcb_line
 from attestation.errors import (
     AttestationError,
     MalformedEvidence,
@@ -43,7 +43,6 @@ def established_json(established: Established) -> dict[str, Any]:
         "tee": report.tee,
         "simulated": node.simulated,
         "tcb_status": report.tcb_status,
-        "advisory_ids": list(report.advisory_ids),
         "measurement": report.measurement,
         "measurements": dict(report.measurements),
         "keyset_digest": established.keyset_digest,
@@ -57,6 +56,7 @@ def established_json(established: Established) -> dict[str, Any]:
         "policy": appraisal.policy_name,
         "inspection_only": appraisal.inspection_only,
         "root_sha256": report.root_sha256,
+        **report.facts(),
     }
 
 
@@ -64,17 +64,18 @@ def narrate(steps: Steps, established: Established) -> None:
     """One line for each check that held."""
     node = established.node
     report, keyset = node.appraisal.report, established.keyset
-    register = "mr_enclave" if report.tee == "sgx" else "mr_td"
     steps.ok(
         "evidence is authentic",
-        f"{report.tee} quote, signed up to root sha256 {report.root_sha256}",
+        f"{report.tee} evidence, signed up to root sha256 {report.root_sha256}",
     )
-    advisories = ", ".join(report.advisory_ids) or "none"
-    steps.ok(f"platform TCB is {report.tcb_status}", f"advisories: {advisories}")
+    steps.ok("platform TCB", tcb_line(report))
     steps.ok("report is fresh", f"our nonce {established.nonce} is in the signed report data")
     steps.ok("keyset is the attested one", established.keyset_digest)
     steps.ok("keyset is current", f"until {utc(keyset.not_after)}")
-    steps.ok(f"policy {node.appraisal.policy_name} is met", f"{register} {report.measurement}")
+    steps.ok(
+        f"policy {node.appraisal.policy_name} is met",
+        f"{report.measurement_name} {report.measurement}",
+    )
     steps.ok(
         "channel ends in the attested node",
         f"TLS key sha256 {established.spki_sha256} is in the keyset",

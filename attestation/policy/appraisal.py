@@ -54,17 +54,11 @@ class Appraisal:
         return {
             "tee": r.tee,
             "tcb_status": r.tcb_status,
-            "advisory_ids": list(r.advisory_ids),
-            "tcb_evaluation_data_number": r.tcb_eval_data_number,
-            "collateral_issued": r.collateral_issued,
-            "collateral_not_after": r.collateral_not_after,
-            "fmspc": r.fmspc,
             "measurements": dict(r.measurements),
             "root_sha256": r.root_sha256,
-            "dynamic_platform": r.dynamic_platform,
-            "cached_keys": r.cached_keys,
-            "smt": r.smt,
+            "endorsements_not_after": r.endorsements_not_after,
             "simulated": r.simulated,
+            **r.facts(),
         }
 
     def claims_json(self) -> dict[str, Any]:

@@ -13,55 +13,10 @@ from types import MappingProxyType
 from typing import Any, Final, Self
 
 from attestation.errors import MalformedEvidence
+from attestation.policy.dcap import SgxPolicy, TcbPolicy, TdxPolicy
 
 _HEX: Final = re.compile(r"(?:[0-9a-f]{2})*")
-DEFAULT_COLLATERAL_AGE_S: Final = 30 * 86400
 Registers = Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Mask:
-    """`actual & mask == value & mask`, over equally long byte strings."""
-
-    mask: bytes
-    value: bytes
-
-    def admits(self, actual: bytes) -> bool:
-        return all((a ^ v) & m == 0 for a, v, m in zip(actual, self.value, self.mask, strict=True))
-
-    def __str__(self) -> str:
-        return f"{self.value.hex()} under mask {self.mask.hex()}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TcbPolicy:
-    """How up to date the platform and what is known about it must be."""
-
-    statuses: tuple[str, ...] = ("UpToDate",)
-    allowed_advisories: frozenset[str] | None = None
-    refused_advisories: frozenset[str] = frozenset()
-    min_evaluation_data_number: int = 0
-    max_collateral_age_s: int = DEFAULT_COLLATERAL_AGE_S
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TdxPolicy:
-    """What a TD and its TDX module must be, beside the measurements."""
-
-    td_attributes: Mask | None = None
-    xfam: Mask | None = None
-    min_tee_tcb_svn: bytes = bytes(16)
-    dangerous_allow_custom_seam: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SgxPolicy:
-    """What an enclave must be, beside the measurements; None accepts every value."""
-
-    attributes: Mask | None = None
-    mr_signer: tuple[str, ...] | None = None
-    isv_prod_id: tuple[int, ...] | None = None
-    min_isv_svn: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,12 +40,12 @@ class Policy:
     name: str
     description: str = ""
     inspection_only: bool = False
-    tcb: TcbPolicy = TcbPolicy()
+    tcb: TcbPolicy = field(default_factory=TcbPolicy)
     measurements: Mapping[str, tuple[Registers, ...]] | None = field(
         default_factory=lambda: MappingProxyType({})
     )
-    tdx: TdxPolicy = TdxPolicy()
-    sgx: SgxPolicy = SgxPolicy()
+    tdx: TdxPolicy = field(default_factory=TdxPolicy)
+    sgx: SgxPolicy = field(default_factory=SgxPolicy)
     denied_flags: tuple[str, ...] = ()
     dangerous_allow_unbound_report_data: bool = False
     key_custody: tuple[str, ...] | None = ("generated", "sealed")
@@ -104,35 +59,16 @@ class Policy:
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
         """The policy a document means, once it is known to satisfy the schema."""
-        tcb, tdx, sgx = (document.get(k, {}) for k in ("tcb", "tdx", "sgx"))
-        advisories = tcb.get("advisories", {})
-        allowed = advisories.get("allow")
         custody = document.get("key_custody", ["generated", "sealed"])
         roots = document.get("roots")
         return cls(
             name=document["name"],
             description=document.get("description", ""),
             inspection_only=document.get("inspection_only", False),
-            tcb=TcbPolicy(
-                statuses=tuple(tcb.get("statuses", ("UpToDate",))),
-                allowed_advisories=None if allowed is None else frozenset(allowed),
-                refused_advisories=frozenset(advisories.get("refuse", ())),
-                min_evaluation_data_number=int(tcb.get("min_evaluation_data_number", 0)),
-                max_collateral_age_s=int(tcb.get("max_collateral_age_s", DEFAULT_COLLATERAL_AGE_S)),
-            ),
+            tcb=TcbPolicy.from_json(document.get("tcb", {})),
             measurements=_measurements(document.get("measurements", {})),
-            tdx=TdxPolicy(
-                td_attributes=_mask(tdx.get("td_attributes")),
-                xfam=_mask(tdx.get("xfam")),
-                min_tee_tcb_svn=bytes.fromhex(tdx.get("min_tee_tcb_svn", "00" * 16)),
-                dangerous_allow_custom_seam=tdx.get("dangerous_allow_custom_seam", False),
-            ),
-            sgx=SgxPolicy(
-                attributes=_mask(sgx.get("attributes")),
-                mr_signer=_optional_tuple(sgx.get("mr_signer")),
-                isv_prod_id=_optional_tuple(sgx.get("isv_prod_id")),
-                min_isv_svn=int(sgx.get("min_isv_svn", 0)),
-            ),
+            tdx=TdxPolicy.from_json(document.get("tdx", {})),
+            sgx=SgxPolicy.from_json(document.get("sgx", {})),
             denied_flags=tuple(
                 sorted(k for k, v in document.get("platform", {}).items() if v == "deny")
             ),
@@ -162,16 +98,6 @@ class Policy:
         pinned = dict(self.measurements or {})
         pinned[tee] = (*pinned.get(tee, ()), MappingProxyType({register: value}))
         return replace(self, measurements=MappingProxyType(pinned))
-
-
-def _mask(value: Mapping[str, str] | None) -> Mask | None:
-    if value is None:
-        return None
-    return Mask(bytes.fromhex(value["mask"]), bytes.fromhex(value["value"]))
-
-
-def _optional_tuple(value: list[Any] | None) -> tuple[Any, ...] | None:
-    return None if value is None else tuple(value)
 
 
 def _measurements(value: Any) -> Mapping[str, tuple[Registers, ...]] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from attestation.verify.dcap import verify_quote
+from attestation.verify.dcap_report import DcapReport
 from attestation.verify.model import VerifiedReport
 
-__all__ = ["VerifiedReport", "verify_quote"]
+__all__ = ["DcapReport", "VerifiedReport", "verify_quote"]

@@ -19,8 +19,9 @@ from attestation.collateral.model import Collateral
 from attestation.errors import CollateralError, VerificationError
 from attestation.evidence import SgxQuote, TdReport15, TdReport15Ex, TdxQuote, parse_quote
 from attestation.evidence.header import ECDSA_P256, INTEL_QE_VENDOR_ID
+from attestation.verify.dcap_report import DcapReport
 from attestation.verify.endorsements import Endorsements, read_endorsements
-from attestation.verify.model import _SEAL, VerifiedReport
+from attestation.verify.model import _SEAL
 from attestation.x509 import Certificate, check_armour, read_chain
 
 _DEVICE_BUFFERS: Final = (1024, 8000)
@@ -198,7 +199,7 @@ def _judge(
 
 def verify_quote(
     quote: bytes, collateral: Collateral, roots: Sequence[bytes], now: int
-) -> VerifiedReport:
+) -> DcapReport:
     """The quote is authentic at `now` (Unix seconds) under one of `roots` (DER).
 
     Pure: no socket, clock, environment or device. Raises MalformedEvidence when the bytes
@@ -227,10 +228,10 @@ def verify_quote(
     )
     if "Revoked" in statuses:
         raise VerificationError("revoked", "the TCB level is revoked")
-    return VerifiedReport(
+    return DcapReport(
         quote=parsed,
         verified_at=now,
-        tcb_status=statuses[0],
+        merged_tcb_status=statuses[0],
         platform_tcb_status=statuses[1],
         qe_tcb_status=statuses[2],
         advisory_ids=tuple(claims["tcb"]["advisory_ids"]),
@@ -238,8 +239,8 @@ def verify_quote(
             claims["tcb"]["eval_data_number"], claims["qe"]["tcb_eval_data_number"]
         ),
         collateral_issued=endorsements.issued,
-        collateral_not_before=claims["latest_issue_date"],
-        collateral_not_after=claims["earliest_expiration_date"],
+        endorsements_not_before=claims["latest_issue_date"],
+        endorsements_not_after=claims["earliest_expiration_date"],
         fmspc=bytes(pck["fmspc"]).hex(),
         pce_id=pce_id,
         sgx_type=pck["sgx_type"],

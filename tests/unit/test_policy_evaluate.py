@@ -12,10 +12,10 @@ from attested import NOW, REPORT_DATA, platform, verify
 from attestation.errors import Finding, PolicyError
 from attestation.issuers.simulator.tcb import Standing
 from attestation.policy import Appraisal, Policy, evaluate, load_policy
-from attestation.verify import VerifiedReport
+from attestation.verify import DcapReport
 
 
-def wanting(report: VerifiedReport, **document: Any) -> Policy:
+def wanting(report: DcapReport, **document: Any) -> Policy:
     """A policy that wants exactly this report's workload, plus what `document` says."""
     register = "mr_enclave" if report.tee == "sgx" else "mr_td"
     return load_policy(
@@ -29,7 +29,7 @@ def wanting(report: VerifiedReport, **document: Any) -> Policy:
 
 
 def findings(
-    report: VerifiedReport,
+    report: DcapReport,
     policy: Policy,
     report_data: bytes | None = REPORT_DATA,
     now: int = NOW,
@@ -41,7 +41,7 @@ def findings(
     return {f.field: f for f in e.value.findings}
 
 
-def accepted(report: VerifiedReport, policy: Policy) -> Appraisal:
+def accepted(report: DcapReport, policy: Policy) -> Appraisal:
     return evaluate(report, policy, report_data=REPORT_DATA, now=NOW)
 
 
@@ -151,9 +151,9 @@ def test_collateral_may_be_valid_and_yet_too_old() -> None:
 def test_report_verified_earlier_is_refused_once_its_collateral_has_expired() -> None:
     report = verify()
     policy = wanting(report, tcb={"max_collateral_age_s": 4294967295})
-    late = report.collateral_not_after + 1
+    late = report.endorsements_not_after + 1
     assert set(findings(report, policy, now=late)) == {"tcb.collateral_window"}
-    early = report.collateral_not_before - 1
+    early = report.endorsements_not_before - 1
     assert set(findings(report, policy, now=early)) == {"tcb.collateral_window"}
 
 

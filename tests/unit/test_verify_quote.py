@@ -19,7 +19,7 @@ from attestation.issuers.simulator import pki
 from attestation.issuers.simulator.platform import SimulatedPlatform, Window
 from attestation.issuers.simulator.tcb import Standing
 from attestation.roots import INTEL_SGX_ROOT, PRODUCTION_ROOTS
-from attestation.verify import VerifiedReport, verify_quote
+from attestation.verify import DcapReport, verify_quote
 
 DAY = 86400
 OTHER = platform(seed=b"another platform of another maker")
@@ -48,7 +48,7 @@ def test_genuine_quote_of_each_format_verifies(kind: str) -> None:
     assert report.tcb_eval_data_number == 17
     assert report.fmspc == "00ad70000000"
     assert report.pce_id == "0000"
-    assert report.collateral_not_before <= NOW <= report.collateral_not_after
+    assert report.endorsements_not_before <= NOW <= report.endorsements_not_after
     assert report.collateral_issued <= NOW
     assert report.measurement == report.measurements["mr_enclave" if kind == "sgx-v3" else "mr_td"]
     assert not report.debug
@@ -596,16 +596,16 @@ def test_nobody_else_can_make_a_verified_report() -> None:
     report = verify()
     values = {f.name: getattr(report, f.name) for f in dataclasses.fields(report) if f.init}
     with pytest.raises(TypeError, match=r"attestation\.verify only"):
-        VerifiedReport(**values, seal=object())
+        DcapReport(**values, seal=object())
     with pytest.raises(TypeError):
-        VerifiedReport(**values)
+        DcapReport(**values)
     with pytest.raises((TypeError, ValueError)):
-        dataclasses.replace(report, tcb_status="UpToDate")
+        dataclasses.replace(report, merged_tcb_status="UpToDate")
 
 
 def test_a_verified_report_cannot_be_changed() -> None:
     report = verify()
     with pytest.raises(dataclasses.FrozenInstanceError):
-        report.tcb_status = "UpToDate"  # type: ignore[misc]
+        report.merged_tcb_status = "UpToDate"  # type: ignore[misc]
     with pytest.raises(TypeError):
         report.measurements["mr_td"] = "00"  # type: ignore[index]
