@@ -1,8 +1,9 @@
 """Continuous batching: generations join and leave a fixed number of rows while others run.
 
 One thread owns the model. Each turn it frees cancelled rows, feeds one chunk of one waiting
-prompt if a row is free, then decodes one token for every running row, and delivers all events
-of the turn at once. Running rows are rows 0..n-1 of the cache; a prompt being read is row n.
+prompt if a row is free, then decodes one token for every running row. A turn's events are
+delivered together, but for a first token, which goes out before the step that follows it.
+Running rows are rows 0..n-1 of the cache; a prompt being read is row n.
 """
 
 from __future__ import annotations
@@ -117,6 +118,10 @@ class Batch:
                 events: list[tuple[int, GenerationEvent]] = []
                 try:
                     self._read_prompt(events)
+                    if any(event.text for _, event in events):
+                        # A first token does not wait for the step that makes the second.
+                        self._deliver(events)
+                        events = []
                     self._decode(events)
                 except Exception as e:
                     # Only the kind: a message or a traceback could carry what a user wrote.

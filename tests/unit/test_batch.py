@@ -226,6 +226,23 @@ def test_events_count_and_begin_and_end_as_promised(batch: tuple[Batch, Collecto
     assert all(e.finish_reason is None for e in rest[:-1])
 
 
+def test_the_first_token_does_not_wait_for_the_second(
+    batch: tuple[Batch, Collector], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    b, collector = batch
+    known: list[str] = []
+    decode = b._forward.decode
+
+    def watched(*arguments: Any) -> Any:
+        known.append("".join(e.text for events in collector.events.values() for e in events))
+        return decode(*arguments)
+
+    monkeypatch.setattr(b._forward, "decode", watched)
+    number = b.submit(prompt(0), settings(0, tokens=3))
+    collector.wait([number])
+    assert known[0] and collector.text(number).startswith(known[0])
+
+
 def test_long_prompt_is_read_in_chunks_between_steps(batch: tuple[Batch, Collector]) -> None:
     b, collector = batch
     runner = b.submit(prompt(0), settings(0, tokens=60))
