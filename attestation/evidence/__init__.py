@@ -6,10 +6,14 @@ from attestation.evidence.enclave import SgxReportBody
 from attestation.evidence.header import HEADER_BYTES, TEE_SGX, QuoteHeader
 from attestation.evidence.sgx import SgxQuote
 from attestation.evidence.signature import CertificationData, EcdsaSignatureData
+from attestation.evidence.snp import AttestationReport
+from attestation.evidence.snp_certs import CertificateTable
 from attestation.evidence.tdx import TdReport10, TdReport15, TdReport15Ex, TdxQuote
 from attestation.wire import Cursor
 
 __all__ = [
+    "AttestationReport",
+    "CertificateTable",
     "CertificationData",
     "EcdsaSignatureData",
     "QuoteHeader",
