@@ -6,6 +6,10 @@ integers are little-endian and unsigned, as in every Intel quote structure.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Final
 
 from attestation.errors import MalformedEvidence
@@ -14,10 +18,37 @@ MAX_FIELD_BYTES: Final = 1 << 20
 """Ceiling on any declared length; real quotes stay below 16 KiB."""
 
 
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field as it was read: its full name, where it stands and its bytes."""
+
+    name: str
+    offset: int
+    data: bytes
+    is_integer: bool
+
+
+_fields: ContextVar[list[Field] | None] = ContextVar("fields", default=None)
+
+
+@contextmanager
+def recorded() -> Iterator[list[Field]]:
+    """Everything cursors read meanwhile, in order, also what came before a failure.
+
+    For showing evidence to people. Parsers never look at it.
+    """
+    out: list[Field] = []
+    token = _fields.set(out)
+    try:
+        yield out
+    finally:
+        _fields.reset(token)
+
+
 class Cursor:
     """Reads `data` front to back; every failure is a MalformedEvidence naming the field."""
 
-    __slots__ = ("_base", "_data", "_name", "_pos")
+    __slots__ = ("_base", "_data", "_fields", "_name", "_pos")
 
     def __init__(self, name: str, data: bytes, base: int = 0) -> None:
         """`name` prefixes field names in errors; `base` is data's offset in the outer bytes."""
@@ -25,6 +56,7 @@ class Cursor:
         self._data = data
         self._pos = 0
         self._base = base
+        self._fields = _fields.get()
 
     @property
     def offset(self) -> int:
@@ -41,6 +73,16 @@ class Cursor:
 
     def take(self, field: str, size: int) -> bytes:
         """The next `size` bytes."""
+        start = self.offset
+        data = self._slice(field, size)
+        self._record(field, start, data, is_integer=False)
+        return data
+
+    def _record(self, field: str, start: int, data: bytes, *, is_integer: bool) -> None:
+        if self._fields is not None:
+            self._fields.append(Field(f"{self._name}.{field}", start, data, is_integer))
+
+    def _slice(self, field: str, size: int) -> bytes:
         if size > MAX_FIELD_BYTES:
             raise self.error(field, f"declared length {size} exceeds {MAX_FIELD_BYTES}")
         if size > self.remaining:
@@ -50,7 +92,10 @@ class Cursor:
         return self._data[start : self._pos]
 
     def _uint(self, field: str, size: int) -> int:
-        return int.from_bytes(self.take(field, size), "little")
+        start = self.offset
+        data = self._slice(field, size)
+        self._record(field, start, data, is_integer=True)
+        return int.from_bytes(data, "little")
 
     def u8(self, field: str) -> int:
         return self._uint(field, 1)
@@ -73,12 +118,14 @@ class Cursor:
     def sub(self, field: str, size: int) -> Cursor:
         """A cursor over the next `size` bytes, which it must consume exactly."""
         start = self.offset
-        return Cursor(f"{self._name}.{field}", self.take(field, size), start)
+        return Cursor(f"{self._name}.{field}", self._slice(field, size), start)
 
     def rest(self) -> bytes:
         """Everything that is left."""
-        out = self._data[self._pos :]
+        start, out = self.offset, self._data[self._pos :]
         self._pos = len(self._data)
+        if out:
+            self._record("rest", start, out, is_integer=False)
         return out
 
     def finish(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from attestation.errors import MalformedEvidence
-from attestation.wire import MAX_FIELD_BYTES, Cursor, u8, u16, u32, u64
+from attestation.wire import MAX_FIELD_BYTES, Cursor, recorded, u8, u16, u32, u64
 
 
 def test_integers_are_little_endian_and_mirror_their_writers() -> None:
@@ -58,3 +58,23 @@ def test_left_over_bytes_are_an_error_where_a_structure_must_end() -> None:
     c.u8("a")
     with pytest.raises(MalformedEvidence, match="1 bytes left over"):
         c.finish()
+
+
+def test_recording_shows_every_field_with_its_place_also_before_a_failure() -> None:
+    data = b"\x01\x00" + b"ab" + b"\x02"
+    with recorded() as fields:
+        c = Cursor("outer", data)
+        inner = c.sub("inner", 4)
+        assert inner.u16("count") == 1 and inner.take("text", 2) == b"ab"
+        with pytest.raises(MalformedEvidence):
+            c.u32("too_much")
+    assert [(f.name, f.offset, f.data, f.is_integer) for f in fields] == [
+        ("outer.inner.count", 0, b"\x01\x00", True),
+        ("outer.inner.text", 2, b"ab", False),
+    ]
+
+
+def test_nothing_is_recorded_unless_somebody_asked() -> None:
+    with recorded() as fields:
+        pass
+    assert Cursor("c", b"ab").take("text", 2) == b"ab" and fields == []
