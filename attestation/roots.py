@@ -20,7 +20,13 @@ INTEL_SGX_ROOT: Final[bytes] = (
 )
 """Intel SGX Root CA (CN=Intel SGX Root CA), DER; tests pin its SHA-256."""
 
-PRODUCTION_ROOTS: Final[tuple[bytes, ...]] = (INTEL_SGX_ROOT,)
+AMD_ARKS: Final[tuple[bytes, ...]] = tuple(
+    resources.files("attestation").joinpath(f"amd_ark_{product}.der").read_bytes()
+    for product in ("milan", "genoa", "turin")
+)
+"""AMD Root Keys (CN=ARK-Milan, ARK-Genoa, ARK-Turin) for SEV-SNP, DER; tests pin SHA-256."""
+
+PRODUCTION_ROOTS: Final[tuple[bytes, ...]] = (INTEL_SGX_ROOT, *AMD_ARKS)
 
 
 def load_root(data: bytes) -> bytes:

@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestation.errors import CollateralError
-from attestation.roots import INTEL_SGX_ROOT, PRODUCTION_ROOTS, load_root
+from attestation.roots import AMD_ARKS, INTEL_SGX_ROOT, PRODUCTION_ROOTS, load_root
 
 INTEL_SHA256 = "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3"
 
@@ -19,9 +19,25 @@ def pem(der: bytes) -> bytes:
     return x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM)
 
 
-def test_the_built_in_root_is_intels_and_the_only_one() -> None:
-    assert PRODUCTION_ROOTS == (INTEL_SGX_ROOT,)
+# As AMD's key distribution service hands them out, for Milan, Genoa and Turin.
+AMD_SHA256 = [
+    "69d063b45344d26a2e94e1f4210de49ef555308287d4c174445c95639a540bcd",
+    "4c6598d19c18719c5dfd4a7d335f674e5bfe1d8f800cea2cf270c10d103db2f1",
+    "1f084161a44bb6d93778a904877d4819cafa5d05ef4193b2ded9dd9c73dd3f6a",
+]
+
+
+def test_the_built_in_roots_are_the_vendors_and_no_others() -> None:
+    assert PRODUCTION_ROOTS == (INTEL_SGX_ROOT, *AMD_ARKS)
     assert hashlib.sha256(INTEL_SGX_ROOT).hexdigest() == INTEL_SHA256
+    assert [hashlib.sha256(ark).hexdigest() for ark in AMD_ARKS] == AMD_SHA256
+
+
+@pytest.mark.parametrize("der", AMD_ARKS)
+def test_amd_root_keys_sign_themselves(der: bytes) -> None:
+    ark = x509.load_der_x509_certificate(der)
+    ark.verify_directly_issued_by(ark)
+    assert load_root(der) == der
 
 
 def test_simulator_root_is_not_built_in() -> None:
