@@ -26,7 +26,20 @@ AMD_ARKS: Final[tuple[bytes, ...]] = tuple(
 )
 """AMD Root Keys (CN=ARK-Milan, ARK-Genoa, ARK-Turin) for SEV-SNP, DER; tests pin SHA-256."""
 
-PRODUCTION_ROOTS: Final[tuple[bytes, ...]] = (INTEL_SGX_ROOT, *AMD_ARKS)
+NVIDIA_DEVICE_ROOT: Final[bytes] = (
+    resources.files("attestation").joinpath("nvidia_device_root.der").read_bytes()
+)
+"""NVIDIA Device Identity CA, above the keys of GPUs and switches, DER; tests pin SHA-256."""
+
+NVIDIA_RIM_ROOT: Final[bytes] = (
+    resources.files("attestation").joinpath("nvidia_rim_root.der").read_bytes()
+)
+"""NVIDIA CoRIM signing Root CA, above the signers of reference values, DER.
+
+Not among PRODUCTION_ROOTS: it says what good firmware is, and no evidence chains to it.
+"""
+
+PRODUCTION_ROOTS: Final[tuple[bytes, ...]] = (INTEL_SGX_ROOT, *AMD_ARKS, NVIDIA_DEVICE_ROOT)
 
 
 def load_root(data: bytes) -> bytes:

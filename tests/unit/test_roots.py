@@ -10,7 +10,14 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestation.errors import CollateralError
-from attestation.roots import AMD_ARKS, INTEL_SGX_ROOT, PRODUCTION_ROOTS, load_root
+from attestation.roots import (
+    AMD_ARKS,
+    INTEL_SGX_ROOT,
+    NVIDIA_DEVICE_ROOT,
+    NVIDIA_RIM_ROOT,
+    PRODUCTION_ROOTS,
+    load_root,
+)
 
 INTEL_SHA256 = "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3"
 
@@ -28,7 +35,7 @@ AMD_SHA256 = [
 
 
 def test_the_built_in_roots_are_the_vendors_and_no_others() -> None:
-    assert PRODUCTION_ROOTS == (INTEL_SGX_ROOT, *AMD_ARKS)
+    assert (INTEL_SGX_ROOT, *AMD_ARKS) == PRODUCTION_ROOTS
     assert hashlib.sha256(INTEL_SGX_ROOT).hexdigest() == INTEL_SHA256
     assert [hashlib.sha256(ark).hexdigest() for ark in AMD_ARKS] == AMD_SHA256
 
@@ -38,6 +45,24 @@ def test_amd_root_keys_sign_themselves(der: bytes) -> None:
     ark = x509.load_der_x509_certificate(der)
     ark.verify_directly_issued_by(ark)
     assert load_root(der) == der
+
+
+@pytest.mark.parametrize(
+    ("der", "sha256"),
+    [
+        (NVIDIA_DEVICE_ROOT, "102bf659d5419614c9d8e6aecebc80454eb26b1df6a769ac720b9a690b167b48"),
+        (NVIDIA_RIM_ROOT, "12977b5115acb0381179279fffeb5a8c4d264971ebb32298023a465fa41df5d1"),
+    ],
+)
+def test_nvidia_roots_are_pinned_and_sign_themselves(der: bytes, sha256: str) -> None:
+    root = x509.load_der_x509_certificate(der)
+    root.verify_directly_issued_by(root)
+    assert hashlib.sha256(der).hexdigest() == sha256
+    assert load_root(der) == der
+
+
+def test_who_signs_reference_values_signs_no_evidence() -> None:
+    assert NVIDIA_RIM_ROOT not in PRODUCTION_ROOTS
 
 
 def test_simulator_root_is_not_built_in() -> None:
