@@ -20,12 +20,12 @@ MAX_FIELD_BYTES: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Field:
-    """One field as it was read: its full name, where it stands and its bytes."""
+    """One field as it was read: its full name, where it stands, its bytes, and their number."""
 
     name: str
     offset: int
     data: bytes
-    is_integer: bool
+    integer: int | None
 
 
 _fields: ContextVar[list[Field] | None] = ContextVar("fields", default=None)
@@ -75,12 +75,12 @@ class Cursor:
         """The next `size` bytes."""
         start = self.offset
         data = self._slice(field, size)
-        self._record(field, start, data, is_integer=False)
+        self._record(field, start, data)
         return data
 
-    def _record(self, field: str, start: int, data: bytes, *, is_integer: bool) -> None:
+    def _record(self, field: str, start: int, data: bytes, integer: int | None = None) -> None:
         if self._fields is not None:
-            self._fields.append(Field(f"{self._name}.{field}", start, data, is_integer))
+            self._fields.append(Field(f"{self._name}.{field}", start, data, integer))
 
     def _slice(self, field: str, size: int) -> bytes:
         if size > MAX_FIELD_BYTES:
@@ -94,8 +94,9 @@ class Cursor:
     def _uint(self, field: str, size: int) -> int:
         start = self.offset
         data = self._slice(field, size)
-        self._record(field, start, data, is_integer=True)
-        return int.from_bytes(data, "little")
+        integer = int.from_bytes(data, "little")
+        self._record(field, start, data, integer)
+        return integer
 
     def u8(self, field: str) -> int:
         return self._uint(field, 1)
@@ -125,7 +126,7 @@ class Cursor:
         start, out = self.offset, self._data[self._pos :]
         self._pos = len(self._data)
         if out:
-            self._record("rest", start, out, is_integer=False)
+            self._record("rest", start, out)
         return out
 
     def finish(self) -> None:

@@ -68,9 +68,9 @@ def test_recording_shows_every_field_with_its_place_also_before_a_failure() -> N
         assert inner.u16("count") == 1 and inner.take("text", 2) == b"ab"
         with pytest.raises(MalformedEvidence):
             c.u32("too_much")
-    assert [(f.name, f.offset, f.data, f.is_integer) for f in fields] == [
-        ("outer.inner.count", 0, b"\x01\x00", True),
-        ("outer.inner.text", 2, b"ab", False),
+    assert [(f.name, f.offset, f.data, f.integer) for f in fields] == [
+        ("outer.inner.count", 0, b"\x01\x00", 1),
+        ("outer.inner.text", 2, b"ab", None),
     ]
 
 
