@@ -35,7 +35,7 @@ AMD_SHA256 = [
 
 
 def test_the_built_in_roots_are_the_vendors_and_no_others() -> None:
-    assert (INTEL_SGX_ROOT, *AMD_ARKS) == PRODUCTION_ROOTS
+    assert (INTEL_SGX_ROOT, *AMD_ARKS, NVIDIA_DEVICE_ROOT) == PRODUCTION_ROOTS
     assert hashlib.sha256(INTEL_SGX_ROOT).hexdigest() == INTEL_SHA256
     assert [hashlib.sha256(ark).hexdigest() for ark in AMD_ARKS] == AMD_SHA256
 
