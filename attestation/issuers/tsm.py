@@ -89,6 +89,9 @@ class TsmIssuer:
             try:
                 before = self._generation(report)
                 self._files.write(report / "inblob", report_data)
+                # The kernel stores a blob when it is closed, where a refusal is told to nobody.
+                if self._generation(report) != before + 1:
+                    continue
                 data = self._files.read(report / "outblob", MAX_QUOTE_BYTES)
                 after = self._generation(report)
             except DeviceError as e:

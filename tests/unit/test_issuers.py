@@ -1,7 +1,8 @@
 """Device issuers against fakes that behave as the kernel interfaces are documented to.
 
 The fakes stand where `DeviceFiles` makes system calls (Gramine, configfs-tsm) and on a
-real Unix socket (dstack). `DeviceFiles` itself is tested on real files and FIFOs.
+real Unix socket (dstack). `DeviceFiles` itself is tested on real files and FIFOs; the same
+fakes behind real system calls are in tests/integration/test_issuer_fakes.py.
 """
 
 from __future__ import annotations
@@ -10,17 +11,19 @@ import errno
 import hashlib
 import json
 import os
-import socketserver
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fakes import gramine_fuse
+from fakes import tsm as tsm_fake
+from fakes.dstack import Agent, serving
+from fakes.pseudo import InProcess
 
 from attestation.evidence import parse_quote
 from attestation.issuers import HARDWARE_ISSUERS, IssuerError, open_issuer
@@ -47,104 +50,34 @@ def report_data_of(quote: bytes) -> bytes:
     return parse_quote(quote).body.report_data
 
 
-class Attestation(DeviceFiles):
-    """Gramine's /dev/attestation: one value for the process, the quote made at open."""
+class Attestation(gramine_fuse.Attestation):
+    """Gramine's device over a simulated platform."""
 
     def __init__(self) -> None:
-        self.report_data = bytes(64)
-        self.kind = b"dcap"
-        self.keys = {"_sgx_mrenclave": b"e" * 16}
-        self.quote: Callable[[bytes], bytes] = sgx_quote
-        self.after_write: Callable[[], None] = lambda: None
+        super().__init__(sgx_quote)
 
-    def write(self, path: Path, data: bytes) -> None:
-        if path != DEVICE / "user_report_data":
-            raise DeviceError(path, PermissionError(errno.EACCES, "Permission denied"))
-        # Each write replaces the whole value: short is zero-padded, long silently cut.
-        self.report_data = data[:64].ljust(64, b"\0")
-        self.after_write()
 
-    def read(self, path: Path, limit: int) -> bytes:
-        inside = path.relative_to(DEVICE).as_posix()
-        if inside == "attestation_type":
-            return self.kind
-        if inside == "user_report_data":
-            return b""  # a fresh open reads nothing, whatever was written before
-        if inside == "quote":
-            return self.quote(self.report_data)
-        if inside.startswith("keys/") and path.name in self.keys:
-            return self.keys[path.name]
-        raise DeviceError(path, FileNotFoundError(errno.ENOENT, "No such file or directory"))
+class Tsm(tsm_fake.Tsm):
+    """configfs-tsm of a TD over a simulated platform; `quote` makes what it gives out."""
+
+    def __init__(self, provider: bytes = b"tdx_guest") -> None:
+        super().__init__(lambda inblob, _: (self.quote(inblob), b""), provider)
+        self.quote: Callable[[bytes], bytes] = tdx_quote
 
 
 def eacces(_: bytes) -> bytes:
-    raise DeviceError(DEVICE / "quote", PermissionError(errno.EACCES, "Permission denied"))
-
-
-class Report:
-    """One configfs-tsm report directory: the blob is made anew after each write."""
-
-    def __init__(self) -> None:
-        self.inblob = b""
-        self.generation = 0
-
-
-class Tsm(DeviceFiles):
-    """configfs-tsm as drivers/virt/coco/guest/report.c has it."""
-
-    def __init__(self) -> None:
-        self.reports: dict[Path, Report] = {}
-        self.seen = 0
-        self.provider = b"tdx_guest\n"
-        self.quote: Callable[[bytes], bytes] = tdx_quote
-        self.after_write: Callable[[Report], None] = lambda _: None
-
-    def is_directory(self, path: Path) -> bool:
-        return path == REPORTS
-
-    def make_directory(self, path: Path) -> None:
-        if path.parent != REPORTS:
-            raise DeviceError(path, FileNotFoundError(errno.ENOENT, "No such file or directory"))
-        if path in self.reports:
-            raise DeviceError(path, FileExistsError(errno.EEXIST, "File exists"))
-        self.reports[path] = Report()
-        self.seen += 1
-
-    def remove_directory(self, path: Path) -> None:
-        del self.reports[path]
-
-    def write(self, path: Path, data: bytes) -> None:
-        report = self.reports[path.parent]
-        if path.name != "inblob":
-            raise DeviceError(path, PermissionError(errno.EACCES, "Permission denied"))
-        if not 0 < len(data) <= 64:
-            raise DeviceError(path, OSError(errno.EINVAL, "Invalid argument"))
-        report.inblob = data
-        report.generation += 1
-        self.after_write(report)
-
-    def read(self, path: Path, limit: int) -> bytes:
-        report = self.reports[path.parent]
-        if path.name == "provider":
-            return self.provider
-        if path.name == "generation":
-            return b"%d\n" % report.generation
-        if path.name == "outblob":
-            if not report.inblob:
-                raise DeviceError(path, OSError(errno.EINVAL, "Invalid argument"))
-            return self.quote(report.inblob)
-        raise DeviceError(path, FileNotFoundError(errno.ENOENT, "No such file or directory"))
+    raise PermissionError(errno.EACCES, "Permission denied")
 
 
 # --- what holds for both kernel interfaces --------------------------------------
 
 
 def gramine(fake: Attestation) -> GramineIssuer:
-    return GramineIssuer(collateral=COLLATERAL, files=fake)
+    return GramineIssuer(collateral=COLLATERAL, files=InProcess(DEVICE, fake))
 
 
 def tsm(fake: Tsm) -> TsmIssuer:
-    return TsmIssuer(collateral=COLLATERAL, files=fake)
+    return TsmIssuer(collateral=COLLATERAL, files=InProcess(REPORTS, fake))
 
 
 KINDS: Any = pytest.mark.parametrize(
@@ -283,12 +216,12 @@ def test_tsm_leaves_no_report_directory_behind() -> None:
     device = Tsm()
     issuer = tsm(device)
     issuer.issue(REPORT_DATA)
-    assert device.seen == 2
+    assert device.made == 2
     assert device.reports == {}
     device.quote = lambda _: b"junk"
     with pytest.raises(IssuerError):
         issuer.issue(REPORT_DATA)
-    device.provider = b"sev_guest\n"
+    device.provider = b"sev_guest"
     with pytest.raises(IssuerError):
         issuer.issue(REPORT_DATA)
     assert device.reports == {}
@@ -300,10 +233,10 @@ def test_tsm_has_no_sealing_key() -> None:
 
 def test_tsm_refuses_sev_snp_by_name_and_unknown_providers() -> None:
     device = Tsm()
-    device.provider = b"sev_guest\n"
+    device.provider = b"sev_guest"
     with pytest.raises(IssuerError, match="SEV-SNP evidence is not supported by this version"):
         tsm(device)
-    device.provider = b"arm_cca_guest\n"
+    device.provider = b"arm_cca_guest"
     with pytest.raises(IssuerError, match="arm_cca_guest"):
         tsm(device)
 
@@ -316,7 +249,7 @@ def test_tsm_tries_again_when_the_kernel_is_busy(code: int) -> None:
 
     def busy(report_data: bytes) -> bytes:
         if failures:
-            raise DeviceError(REPORTS, OSError(failures.pop(), "busy"))
+            raise OSError(failures.pop(), "busy")
         return tdx_quote(report_data)
 
     device.quote = busy
@@ -329,7 +262,7 @@ def test_tsm_tries_again_when_the_generation_moved() -> None:
     issuer = tsm(device)
     intrusions = [b"i" * 64]
 
-    def intrude(report: Report) -> None:
+    def intrude(report: tsm_fake.Report) -> None:
         if intrusions:
             report.inblob = intrusions.pop()
             report.generation += 1
@@ -342,7 +275,7 @@ def test_tsm_gives_up_when_the_contention_does_not_end() -> None:
     device = Tsm()
     issuer = tsm(device)
 
-    def intrude(report: Report) -> None:
+    def intrude(report: tsm_fake.Report) -> None:
         report.generation += 1
 
     device.after_write = intrude
@@ -359,7 +292,7 @@ def test_tsm_does_not_retry_what_will_not_pass(code: int) -> None:
 
     def fail(report_data: bytes) -> bytes:
         calls.append(report_data)
-        raise DeviceError(REPORTS / "x" / "outblob", OSError(code, os.strerror(code)))
+        raise OSError(code, os.strerror(code))
 
     device.quote = fail
     with pytest.raises(DeviceError) as caught:
@@ -369,76 +302,21 @@ def test_tsm_does_not_retry_what_will_not_pass(code: int) -> None:
 
 
 def test_tsm_refuses_a_generation_that_is_no_number() -> None:
-    class Odd(Tsm):
+    class Odd(InProcess):
         def read(self, path: Path, limit: int) -> bytes:
             return b"soon" if path.name == "generation" else super().read(path, limit)
 
     with pytest.raises(IssuerError, match="no number"):
-        tsm(Odd())
+        TsmIssuer(files=Odd(REPORTS, Tsm()))
 
 
 # --- dstack -------------------------------------------------------------------------
 
 
-class Agent(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
-    """dstack's guest agent on a real Unix socket; `answers` replaces a method's answer."""
-
-    daemon_threads = True
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(str(path), AgentHandler)
-        self.path = path
-        self.asked: list[tuple[str, Any]] = []
-        self.answers: dict[str, tuple[int, bytes]] = {}
-
-    def answer(self, method: str, asked: Any) -> tuple[int, bytes]:
-        self.asked.append((method, asked))
-        if method in self.answers:
-            return self.answers[method]
-        if method == "/GetQuote":
-            report_data = bytes.fromhex(asked["report_data"])
-            return 200, json.dumps(
-                {
-                    "quote": tdx_quote(report_data.ljust(64, b"\0")).hex(),
-                    "event_log": "[]",
-                    "report_data": report_data.hex(),
-                    "vm_config": "{}",
-                }
-            ).encode()
-        if method == "/GetKey":
-            key = hashlib.sha256(f"{asked['path']}".encode()).hexdigest()
-            return 200, json.dumps({"key": key, "signature_chain": ["00"]}).encode()
-        return 404, b"{}"
-
-
-class AgentHandler(BaseHTTPRequestHandler):
-    server: Agent
-
-    def do_POST(self) -> None:
-        size = int(self.headers["Content-Length"])
-        status, body = self.server.answer(self.path, json.loads(self.rfile.read(size)))
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def address_string(self) -> str:
-        return "unix"
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Tests keep standard error to themselves."""
-
-
 @pytest.fixture
 def agent(tmp_path: Path) -> Iterator[Agent]:
-    server = Agent(tmp_path / "dstack.sock")
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with serving(tmp_path / "dstack.sock", lambda data, _: tdx_quote(data)) as server:
+        yield server
 
 
 def test_dstack_quotes_exactly_the_report_data(agent: Agent) -> None:
@@ -507,9 +385,9 @@ def test_dstack_agent_that_hangs_up_or_stalls_is_an_issuer_error(agent: Agent) -
     release = threading.Event()
     answer = agent.answer
 
-    def stall(method: str, asked: Any) -> tuple[int, bytes]:
+    def stall(method: str, body: bytes) -> tuple[int, bytes]:
         release.wait(10)
-        return answer(method, asked)
+        return answer(method, body)
 
     agent.answer = stall  # type: ignore[method-assign]
     try:
