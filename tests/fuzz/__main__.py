@@ -1,0 +1,130 @@
+"""Coverage-guided fuzzing of every parser: `python tests/fuzz [TARGET...] [--seconds N]`.
+
+Each target runs in its own process under atheris, from the inputs in `corpus/<target>` and
+from ones our own issuers make. A finding is written to `findings/<target>-*`, and the run
+ends with 1. `--keep` adds to the corpus what reached new code, after shrinking it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+CORPUS = HERE / "corpus"
+FINDINGS = HERE / "findings"
+sys.path[:0] = [str(HERE), str(HERE.parent), str(HERE.parent.parent)]
+
+from targets import TARGETS  # noqa: E402 - found through the path above
+
+RSS_LIMIT_MB = 2048
+SLOW_INPUT_S = 10
+
+
+def fuzz(name: str, seconds: int, folder: Path) -> None:
+    """Run one target in this process until time is up. Never returns."""
+    import atheris
+
+    target = TARGETS[name]
+    with atheris.instrument_imports(include=["attestation"]):
+        # One run imports what the target needs, while imports are instrumented.
+        target.run(b"")
+        for seed in target.seeds():
+            target.run(seed)
+            (folder / f"seed-{hash(seed) & 0xFFFFFFFF:08x}").write_bytes(seed)
+    options = [
+        f"-max_total_time={seconds}",
+        f"-max_len={target.max_len}",
+        f"-rss_limit_mb={RSS_LIMIT_MB}",
+        f"-timeout={SLOW_INPUT_S}",
+        f"-artifact_prefix={FINDINGS}/{name}-",
+        "-print_final_stats=1",
+        "-verbosity=0",
+    ]
+    atheris.Setup([sys.argv[0], *options, str(folder), *_checked_in(name)], target.run)
+    atheris.Fuzz()
+
+
+def _checked_in(name: str) -> list[str]:
+    folder = CORPUS / name
+    return [str(folder)] if folder.is_dir() else []
+
+
+def keep(name: str, folder: Path) -> None:
+    """Shrink what was found to what reaches distinct code, and check that in."""
+    import atheris
+
+    target = TARGETS[name]
+    with atheris.instrument_imports(include=["attestation"]):
+        target.run(b"")
+    into = CORPUS / name
+    into.mkdir(parents=True, exist_ok=True)
+    options = ["-merge=1", f"-max_len={target.max_len}", "-verbosity=0"]
+    atheris.Setup([sys.argv[0], *options, str(into), str(folder)], target.run)
+    atheris.Fuzz()
+
+
+def _child(mode: str, name: str, seconds: int, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(HERE), "--in-process", mode, name, str(seconds), str(folder)]
+    return subprocess.run(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        check=False,
+        env={**os.environ, "PYTHONHASHSEED": "0"},
+    )
+
+
+def _runs(output: str) -> str:
+    lines = [line for line in output.splitlines() if "number_of_executed_units" in line]
+    return lines[-1].rpartition(":")[2].strip() if lines else "?"
+
+
+def run_target(name: str, seconds: int, *, kept: bool) -> bool:
+    """Fuzz one target in a process of its own; True when nothing was found."""
+    with tempfile.TemporaryDirectory(prefix="adyton-fuzz-") as temporary:
+        folder = Path(temporary)
+        done = _child("fuzz", name, seconds, folder)
+        good = done.returncode == 0
+        print(f"{'ok   ' if good else 'FOUND'} {name}: {_runs(done.stdout)} inputs", flush=True)
+        if not good:
+            print(done.stdout[-8000:], flush=True)
+        if kept:
+            merged = _child("keep", name, 0, folder)
+            if merged.returncode:
+                print(merged.stdout[-4000:], flush=True)
+        return good
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python tests/fuzz", description=__doc__)
+    parser.add_argument("targets", nargs="*", metavar="TARGET", help="all, if none is named")
+    parser.add_argument("--seconds", type=int, default=20, help="for each target (default 20)")
+    parser.add_argument("--jobs", type=int, default=2, help="targets at once (default 2)")
+    parser.add_argument("--keep", action="store_true", help="add what reached new code")
+    parser.add_argument("--in-process", nargs=4, help=argparse.SUPPRESS)
+    chosen = parser.parse_args()
+    FINDINGS.mkdir(exist_ok=True)
+    if chosen.in_process:
+        mode, name, seconds, folder = chosen.in_process
+        if mode == "keep":
+            keep(name, Path(folder))
+        fuzz(name, int(seconds), Path(folder))
+    unknown = set(chosen.targets) - set(TARGETS)
+    if unknown:
+        parser.error(f"no such target: {', '.join(sorted(unknown))}")
+    names = chosen.targets or list(TARGETS)
+    with ThreadPoolExecutor(chosen.jobs) as pool:
+        results = pool.map(lambda n: run_target(n, chosen.seconds, kept=chosen.keep), names)
+        return 0 if all(list(results)) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
