@@ -35,8 +35,13 @@ class Seen:
 
         Raises CollateralRolledBack; CollateralError when the clock has gone back.
         """
-        key = checked.item.key
-        seen = self._newest.get(self._name(checked))
+        prefix = f"{checked.anchor_sha256}/"
+        latest = max((v[1] for n, v in self._newest.items() if n.startswith(prefix)), default=0)
+        if now < latest:
+            raise CollateralError(
+                f"clock: it is {iso(now)} here, but a document issued at {iso(latest)} was seen"
+            )
+        key, seen = checked.item.key, self._newest.get(self._name(checked))
         if seen is not None and checked.version[0] < seen[0]:
             raise CollateralRolledBack(
                 f"{key}: rolled back, number {checked.version[0]} after {seen[0]}"
@@ -44,12 +49,6 @@ class Seen:
         if seen is not None and checked.version[1] < seen[1]:
             raise CollateralRolledBack(
                 f"{key}: rolled back, issued {iso(checked.version[1])} after {iso(seen[1])}"
-            )
-        prefix = f"{checked.anchor_sha256}/"
-        latest = max((v[1] for n, v in self._newest.items() if n.startswith(prefix)), default=0)
-        if now < latest:
-            raise CollateralError(
-                f"clock: it is {iso(now)} here, but a document issued at {iso(latest)} was seen"
             )
 
     def remember(self, checked: Checked) -> bool:
