@@ -32,6 +32,7 @@ from attestation.keyset import ED25519, KeyEntry, Keyset, TlsKey
 from attestation.receipts import sign_receipt
 from enclave import tls
 from enclave.errors import EnclaveError, SealingError
+from enclave.ratls import issue_certificate
 from enclave.sealing import Sealer, read_sealed, sync_directory, write_durably
 
 RECEIPT_KEY_ID: Final = "receipt-1"
@@ -80,9 +81,30 @@ class NodeKeys:
         """`payload` as a signed receipt of this keyset."""
         return sign_receipt(payload, RECEIPT_KEY_ID, self._receipt_key)
 
+    @property
+    def tls_identity(self) -> tls.TlsIdentity:
+        """The TLS key with its certificate, for channels between nodes."""
+        return tls.TlsIdentity(self._tls_key, self.certificate)
+
     def tls_context(self) -> ssl.SSLContext:
         """A server context that presents `certificate`."""
         return tls.server_context(self._tls_key, self.certificate)
+
+    def attested(self, issuer: Issuer, now: int) -> NodeKeys:
+        """The same keys under a certificate that carries evidence, issued now.
+
+        Raises IssuerError, or EnclaveError where this evidence has no place in certificates.
+        """
+        certificate = issue_certificate(
+            issuer,
+            self._tls_key,
+            names=self.names,
+            now=now,
+            not_after=self.keyset.not_after,
+            simulated=issuer.simulated,
+            custody=self.custody,
+        )
+        return replace(self, certificate=certificate)
 
     def renewal_due(self, now: int) -> bool:
         """True when less than a fifth of the lifetime is left, or the clock is before it."""
@@ -149,6 +171,7 @@ def load_or_create(
     lifetime_s: int,
     now: int,
     renew: bool = False,
+    attest: bool = False,
 ) -> NodeKeys:
     """The node's keys: those sealed in `state_dir` while they still serve, else new ones.
 
@@ -156,9 +179,10 @@ def load_or_create(
     `lifetime_s`, for the same names and subject; `renew` replaces them all the same. A
     sealed file that cannot be opened is moved aside, never overwritten, and the result's
     `warnings` say so: an upgrade (another measurement) and tampering look the same from
-    here. Every keyset document stays in `keysets/<digest>.json`, so that old receipts can
-    be checked. Raises EnclaveError (SealingError where the directory fails us) and
-    IssuerError.
+    here. `attest` puts fresh evidence into the certificate, also of keys that are kept: new
+    keys are stored only once there is some. Every keyset document stays in
+    `keysets/<digest>.json`, so that old receipts can be checked. Raises EnclaveError
+    (SealingError where the directory fails us) and IssuerError.
     """
     names = tls.subject_names(hostnames)
     sealing_key = issuer.sealing_key()
@@ -172,7 +196,7 @@ def load_or_create(
             and not previous.renewal_due(now)
             and previous.keyset.not_after <= now + lifetime_s + tls.BACKDATE_S
         ):
-            return previous
+            return previous.attested(issuer, now) if attest else previous
         keys = generate(
             names=names,
             subject=subject,
@@ -182,6 +206,8 @@ def load_or_create(
             custody="generated" if sealer is None else "sealed",
             generation=1 if previous is None else previous.generation + 1,
         )
+        if attest:
+            keys = keys.attested(issuer, now)
         _keep_document(state_dir, keys.keyset)
         if sealer is not None:
             sealer.write(state_dir / KEYS_FILE, _PURPOSE, _dump(keys))

@@ -13,7 +13,8 @@ import re
 import secrets
 import ssl
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Final
@@ -39,6 +40,7 @@ _DNS_NAME: Final = re.compile(r"(\*\.)?[a-z0-9_]([a-z0-9_-]*[a-z0-9_])?(\.[a-z0-
 _MAX_DNS_NAME: Final = 253
 # TLS 1.2 only with forward secrecy and authenticated encryption; TLS 1.3 has nothing else.
 _TLS12_CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
+_BOTH_ENDS: Final = (ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH)
 
 
 def subject_names(hostnames: Iterable[str]) -> tuple[str, ...]:
@@ -66,6 +68,14 @@ def _general_name(name: str) -> x509.GeneralName:
         return x509.DNSName(name)
 
 
+@dataclass(frozen=True, slots=True, repr=False, eq=False)
+class TlsIdentity:
+    """A private key with the certificate that shows it. Holds a secret: never printed."""
+
+    key: ec.EllipticCurvePrivateKey
+    certificate: x509.Certificate
+
+
 def self_signed(
     key: ec.EllipticCurvePrivateKey,
     *,
@@ -73,13 +83,18 @@ def self_signed(
     now: int,
     not_after: int,
     simulated: bool,
+    extensions: Sequence[x509.ExtensionType] = (),
 ) -> x509.Certificate:
-    """A server certificate of `key` for `names`; its subject says SIMULATED where true."""
+    """A certificate of `key` for `names`; its subject says SIMULATED where true.
+
+    It serves both ends of a connection. `extensions` are added, none of them critical. The
+    key identifiers let TLS libraries tell certificates with the same subject apart.
+    """
     attributes = [x509.NameAttribute(NameOID.COMMON_NAME, "adyton")]
     if simulated:
         attributes.append(x509.NameAttribute(NameOID.ORGANIZATION_NAME, "SIMULATED"))
     subject = x509.Name(attributes)
-    return (
+    builder = (
         x509.CertificateBuilder()
         .subject_name(subject)
         .issuer_name(subject)
@@ -89,10 +104,15 @@ def self_signed(
         .not_valid_after(_at(not_after))
         .add_extension(x509.SubjectAlternativeName(map(_general_name, names)), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(_BOTH_ENDS), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA256())
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False
+        )
     )
+    for extension in extensions:
+        builder = builder.add_extension(extension, critical=False)
+    return builder.sign(key, hashes.SHA256())
 
 
 def _at(unix: int) -> datetime.datetime:
@@ -108,24 +128,29 @@ def spki_sha256(key: ec.EllipticCurvePrivateKey) -> str:
 def server_context(
     key: ec.EllipticCurvePrivateKey, certificate: x509.Certificate
 ) -> ssl.SSLContext:
-    """A server context for HTTP/1.1 over TLS 1.2 or later.
-
-    `ssl` loads keys from files only. The one it reads here is encrypted under a password
-    that never leaves this call, and is gone when the call returns.
-    """
+    """A server context for HTTP/1.1 over TLS 1.2 or later."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_ciphers(_TLS12_CIPHERS)
     context.set_alpn_protocols(["http/1.1"])
+    load_identity(context, TlsIdentity(key, certificate))
+    return context
+
+
+def load_identity(context: ssl.SSLContext, identity: TlsIdentity) -> None:
+    """`context` shows the certificate and holds its key.
+
+    `ssl` loads keys from files only. The one it reads here is encrypted under a password
+    that never leaves this call, and is gone when the call returns.
+    """
     password = secrets.token_hex(32).encode("ascii")
-    encrypted = key.private_bytes(
+    encrypted = identity.key.private_bytes(
         Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(password)
     )
     descriptor, name = tempfile.mkstemp(prefix="adyton-tls-")
     try:
         with os.fdopen(descriptor, "wb") as file:
-            file.write(certificate.public_bytes(Encoding.PEM) + encrypted)
+            file.write(identity.certificate.public_bytes(Encoding.PEM) + encrypted)
         context.load_cert_chain(name, password=password)
     finally:
         Path(name).unlink()
-    return context

@@ -58,6 +58,7 @@ class KeyRing:
             lifetime_s=round(self._settings.keyset_days * 86400),
             now=self._clock(),
             renew=renew,
+            attest=True,
         )
         self.certificate_file.write_text(keys.certificate_pem)
         return keys
