@@ -39,7 +39,17 @@ NVIDIA_RIM_ROOT: Final[bytes] = (
 Not among PRODUCTION_ROOTS: it says what good firmware is, and no evidence chains to it.
 """
 
-PRODUCTION_ROOTS: Final[tuple[bytes, ...]] = (INTEL_SGX_ROOT, *AMD_ARKS, NVIDIA_DEVICE_ROOT)
+AWS_NITRO_ROOT_G1: Final[bytes] = (
+    resources.files("attestation").joinpath("aws_nitro_root_g1.der").read_bytes()
+)
+"""AWS Nitro Enclaves Root G1 (CN=aws.nitro-enclaves), DER; tests pin its SHA-256."""
+
+PRODUCTION_ROOTS: Final[tuple[bytes, ...]] = (
+    INTEL_SGX_ROOT,
+    *AMD_ARKS,
+    NVIDIA_DEVICE_ROOT,
+    AWS_NITRO_ROOT_G1,
+)
 
 
 def load_root(data: bytes) -> bytes:

@@ -10,8 +10,10 @@ from attestation.errors import Finding, PolicyError
 from attestation.policy.appraisal import _SEAL, UNKNOWN, Appraisal, Claim
 from attestation.policy.dcap import dcap_findings
 from attestation.policy.model import Policy, Registers
+from attestation.policy.nitro import nitro_findings
 from attestation.policy.values import one_of
 from attestation.verify import DcapReport, VerifiedReport
+from attestation.verify.nitro import NitroReport
 
 
 def _differences(report: VerifiedReport, registers: Registers) -> list[Finding]:
@@ -50,6 +52,8 @@ def _kind(report: VerifiedReport, policy: Policy, now: int) -> Iterator[Finding]
                 denied_flags=policy.denied_flags,
                 now=now,
             )
+        case NitroReport():
+            return nitro_findings(report, policy.nitro, now)
         case _:
             raise TypeError(f"no policy section judges {type(report).__name__}")
 

@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 
 from attestation.errors import MalformedEvidence
 from attestation.policy.dcap import SgxPolicy, TcbPolicy, TdxPolicy
+from attestation.policy.nitro import NitroPolicy
 
 _HEX: Final = re.compile(r"(?:[0-9a-f]{2})*")
 Registers = Mapping[str, str]
@@ -46,6 +47,7 @@ class Policy:
     )
     tdx: TdxPolicy = field(default_factory=TdxPolicy)
     sgx: SgxPolicy = field(default_factory=SgxPolicy)
+    nitro: NitroPolicy = field(default_factory=NitroPolicy)
     denied_flags: tuple[str, ...] = ()
     dangerous_allow_unbound_report_data: bool = False
     key_custody: tuple[str, ...] | None = ("generated", "sealed")
@@ -69,6 +71,7 @@ class Policy:
             measurements=_measurements(document.get("measurements", {})),
             tdx=TdxPolicy.from_json(document.get("tdx", {})),
             sgx=SgxPolicy.from_json(document.get("sgx", {})),
+            nitro=NitroPolicy.from_json(document.get("nitro", {})),
             denied_flags=tuple(
                 sorted(k for k, v in document.get("platform", {}).items() if v == "deny")
             ),

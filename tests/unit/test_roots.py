@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from attestation.errors import CollateralError
 from attestation.roots import (
     AMD_ARKS,
+    AWS_NITRO_ROOT_G1,
     INTEL_SGX_ROOT,
     NVIDIA_DEVICE_ROOT,
     NVIDIA_RIM_ROOT,
@@ -35,7 +36,8 @@ AMD_SHA256 = [
 
 
 def test_the_built_in_roots_are_the_vendors_and_no_others() -> None:
-    assert (INTEL_SGX_ROOT, *AMD_ARKS, NVIDIA_DEVICE_ROOT) == PRODUCTION_ROOTS
+    vendors = (INTEL_SGX_ROOT, *AMD_ARKS, NVIDIA_DEVICE_ROOT, AWS_NITRO_ROOT_G1)
+    assert vendors == PRODUCTION_ROOTS
     assert hashlib.sha256(INTEL_SGX_ROOT).hexdigest() == INTEL_SHA256
     assert [hashlib.sha256(ark).hexdigest() for ark in AMD_ARKS] == AMD_SHA256
 
