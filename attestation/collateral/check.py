@@ -68,7 +68,9 @@ def check_item(item: Item, roots: Sequence[bytes], now: int) -> Checked:
         case Kind.ROOT_CRL:
             return _check_root_crl(item, roots, now)
         case _:
-            raise CollateralError(f"{item.key}: of a kind that cannot be checked")
+            from attestation.collateral.check_snp import check_snp_item
+
+            return check_snp_item(item, roots, now)
 
 
 # --- time and signatures ---------------------------------------------------------------

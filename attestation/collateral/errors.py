@@ -13,5 +13,9 @@ class CollateralUnavailable(CollateralError):  # noqa: N818 - as its base, named
     """Nobody answered, or the answer was "not now": what is cached may still serve."""
 
 
+class CollateralMissing(CollateralError):  # noqa: N818
+    """The service answered that it has no such thing (HTTP 404)."""
+
+
 class CollateralRolledBack(CollateralError):  # noqa: N818
     """Genuine, but older than what this cache has already seen: somebody replays the past."""

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 import httpcore2
 
-from attestation.collateral.errors import CollateralUnavailable
+from attestation.collateral.errors import CollateralMissing, CollateralUnavailable
 from attestation.errors import CollateralError
 
 MAX_BODY: Final = 1 << 20
@@ -30,6 +30,7 @@ _MAX_URL: Final = 2048
 _LOOPBACK: Final = frozenset({"127.0.0.1", "::1", "localhost"})
 _AGAIN: Final = frozenset({408, 425, 429, 500, 502, 503, 504})
 _OK: Final = 200
+_NOT_FOUND: Final = 404
 _REDIRECTS: Final = range(300, 400)
 _HEADERS: Final = (("user-agent", "adyton"), ("accept-encoding", "identity"))
 
@@ -231,6 +232,8 @@ def _check_status(status: int, reply: Reply, what: str) -> None:
         raise _TryAgain(f"HTTP {status}", _retry_after(reply))
     if status in _REDIRECTS:
         raise CollateralError(f"{where}: redirects elsewhere, which is not followed")
+    if status == _NOT_FOUND:
+        raise CollateralMissing(f"{where}: HTTP {status}, it has none")
     if status != _OK:
         raise CollateralError(f"{where}: HTTP {status}")
     encoding = reply.header("content-encoding")

@@ -54,6 +54,8 @@ class Seen:
     def remember(self, checked: Checked) -> bool:
         """From now on nothing older than `checked` passes; True if that is news."""
         name, version = self._name(checked), checked.version
+        if not any(version):
+            return False  # a certificate has no successor to be rolled back from
         old = self._newest.get(name, (0, 0))
         newest = (max(old[0], version[0]), max(old[1], version[1]))
         if self._newest.get(name) == newest:

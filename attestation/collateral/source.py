@@ -15,7 +15,7 @@ from typing import Final, Generic, Protocol, TypeVar
 from attestation.collateral.cache import Cache, Kept
 from attestation.collateral.check import Checked, check_item, join_checked
 from attestation.collateral.errors import CollateralRolledBack, CollateralUnavailable
-from attestation.collateral.item import Item, Key, Platform
+from attestation.collateral.item import Item, Key, Kind, Platform
 from attestation.collateral.model import Collateral
 from attestation.collateral.seen import Seen
 from attestation.errors import CollateralError
@@ -23,6 +23,8 @@ from attestation.errors import CollateralError
 T = TypeVar("T")
 DAY_S: Final = 86_400
 """Levels may be withdrawn any day, so nothing is used longer without asking again."""
+LASTING_S: Final = 30 * DAY_S
+"""Certificates of chips do not change; what is withdrawn stands in the CRL."""
 
 
 class Client(Protocol):
@@ -76,9 +78,13 @@ class CollateralSource:
         `renew` asks the service even while the cached parts are fresh. Raises
         CollateralError naming the part that could not be had, or not be accepted.
         """
-        self._silent = None
+        self.begin()
         kept = [await self.item(key, now, renew=renew) for key in platform.keys]
         return self.obtained(join_checked([k.checked for k in kept]), kept)
+
+    def begin(self) -> None:
+        """A new set is asked for: a service that was silent gets another chance."""
+        self._silent = None
 
     def obtained(self, value: T, kept: Sequence[Kept]) -> Obtained[T]:
         """`value`, made of these parts, with the times of the one that is first to expire."""
@@ -111,7 +117,9 @@ class CollateralSource:
     def _due_at(self, kept: Kept) -> int:
         """After two thirds of what was left when it was fetched, and at least every `max_age_s`."""
         left_s = max(0, kept.checked.not_after - kept.fetched_at)
-        return kept.fetched_at + min(self._max_age_s, left_s * 2 // 3)
+        lasting = kept.checked.item.key.kind in (Kind.SNP_VCEK, Kind.SNP_CHAIN)
+        age_s = max(self._max_age_s, LASTING_S) if lasting else self._max_age_s
+        return kept.fetched_at + min(age_s, left_s * 2 // 3)
 
     def _cached(self, key: Key, now: int) -> tuple[Kept | None, str]:
         if self._cache is None:
