@@ -1,0 +1,123 @@
+"""What verification concludes about one GPU or NVSwitch from its own evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import InitVar, dataclass
+from typing import Any, Literal
+
+from attestation.evidence.nvidia import DeviceFacts, NvidiaEvidence
+from attestation.verify.model import _SEAL
+
+DeviceKind = Literal["nvidia-gpu", "nvidia-switch"]
+RimKind = Literal["driver", "vbios"]
+
+
+@dataclass(frozen=True, slots=True)
+class RimMatch:
+    """One file of reference values, all of whose active values the device gave.
+
+    `compared` are the measurements compared, counted from 0; `sha256` is the file's.
+    """
+
+    kind: RimKind
+    version: str
+    sha256: str
+    compared: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedGpu:
+    """Evidence of one device whose signature and chain held at one moment.
+
+    Made by `verify_gpu` only. Times are Unix seconds. `nonce_checked` is False where the
+    caller knew no nonce: then nothing says that the evidence is fresh, or for this caller.
+    `revocation_checked` says that some document covered every certificate between device
+    key and root, and the signers of `rims`; `held` lists the serial numbers of those on
+    hold, hex. `measurements` are counted from 0, lowercase hex.
+    """
+
+    evidence: NvidiaEvidence
+    kind: DeviceKind
+    architecture: str
+    device_id: str
+    serial: str
+    ueid: str
+    hwmodel: str
+    verified_at: int
+    endorsements_not_before: int
+    endorsements_not_after: int
+    root_sha256: str
+    nonce_checked: bool
+    measurements: Mapping[int, str]
+    rims: tuple[RimMatch, ...]
+    revocation_checked: bool
+    held: tuple[str, ...]
+    seal: InitVar[object]
+
+    def __post_init__(self, seal: object) -> None:
+        if seal is not _SEAL:
+            raise TypeError("a VerifiedGpu is made by attestation.verify only")
+
+    @property
+    def stated(self) -> DeviceFacts:
+        """What the device says of itself."""
+        return self.evidence.facts
+
+    @property
+    def nonce(self) -> bytes:
+        """The nonce in the request that the device signed, 32 bytes."""
+        return self.evidence.transcript.request.nonce
+
+    @property
+    def driver_version(self) -> str | None:
+        return self.stated.driver_version
+
+    @property
+    def vbios_version(self) -> str:
+        return self.stated.vbios_version
+
+    @property
+    def mode(self) -> str | None:
+        """The confidential-compute mode; None where the firmware is too old to state it."""
+        return self.stated.mode
+
+    @property
+    def measured(self) -> bool:
+        """True when all the firmware was compared: VBIOS, and on a GPU also the driver."""
+        needed = {"vbios"} if self.kind == "nvidia-switch" else {"vbios", "driver"}
+        return needed <= {r.kind for r in self.rims}
+
+    @property
+    def debug(self) -> bool | None:
+        """False when the firmware was found to be production's; None when nobody knows.
+
+        The evidence has no flag for debugging or devtools mode: firmware in such a state
+        gives other measurements, so only comparing them tells.
+        """
+        return False if self.measured else None
+
+    def facts(self) -> dict[str, Any]:
+        """The conclusions by stable names, as JSON values."""
+        fwid = self.stated.fwid
+        return {
+            "kind": self.kind,
+            "architecture": self.architecture,
+            "device_id": self.device_id,
+            "ueid": self.ueid,
+            "hwmodel": self.hwmodel,
+            "driver_version": self.driver_version,
+            "vbios_version": self.vbios_version,
+            "fwid": None if fwid is None else fwid.hex(),
+            "mode": self.mode,
+            "protected_pcie": self.stated.protected_pcie,
+            "nonce": self.nonce.hex(),
+            "nonce_checked": self.nonce_checked,
+            "measured": self.measured,
+            "debug": self.debug,
+            "rims": [{"kind": r.kind, "version": r.version, "sha256": r.sha256} for r in self.rims],
+            "revocation_checked": self.revocation_checked,
+            "held": list(self.held),
+            "root_sha256": self.root_sha256,
+            "endorsements_not_after": self.endorsements_not_after,
+        }
