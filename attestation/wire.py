@@ -1,7 +1,8 @@
 """Bounds-checked reading and writing of fixed binary layouts.
 
-A `Cursor` knows what it is reading and where it is, so a short read says where. All
-integers are little-endian and unsigned, as in every Intel quote structure.
+A `Cursor` knows what it is reading and where it is, so a short read says where. Its
+integers are little-endian and unsigned, as in every Intel and AMD structure; those of a
+`BigEndianCursor` are big-endian, as in every TPM structure.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Final
+from typing import ClassVar, Final, Literal, Self
 
 from attestation.errors import MalformedEvidence
 
@@ -49,6 +50,7 @@ class Cursor:
     """Reads `data` front to back; every failure is a MalformedEvidence naming the field."""
 
     __slots__ = ("_base", "_data", "_fields", "_name", "_pos")
+    _ORDER: ClassVar[Literal["little", "big"]] = "little"
 
     def __init__(self, name: str, data: bytes, base: int = 0) -> None:
         """`name` prefixes field names in errors; `base` is data's offset in the outer bytes."""
@@ -94,7 +96,7 @@ class Cursor:
     def _uint(self, field: str, size: int) -> int:
         start = self.offset
         data = self._slice(field, size)
-        integer = int.from_bytes(data, "little")
+        integer = int.from_bytes(data, self._ORDER)
         self._record(field, start, data, integer)
         return integer
 
@@ -116,10 +118,10 @@ class Cursor:
         if any(self.take(field, size)):
             raise MalformedEvidence(f"{self._name}.{field}", "reserved bytes are not zero", start)
 
-    def sub(self, field: str, size: int) -> Cursor:
+    def sub(self, field: str, size: int) -> Self:
         """A cursor over the next `size` bytes, which it must consume exactly."""
         start = self.offset
-        return Cursor(f"{self._name}.{field}", self._slice(field, size), start)
+        return type(self)(f"{self._name}.{field}", self._slice(field, size), start)
 
     def rest(self) -> bytes:
         """Everything that is left."""
@@ -133,6 +135,13 @@ class Cursor:
         """Nothing may be left."""
         if self.remaining:
             raise self.error("trailing", f"{self.remaining} bytes left over")
+
+
+class BigEndianCursor(Cursor):
+    """A cursor whose integers are big-endian."""
+
+    __slots__ = ()
+    _ORDER = "big"
 
 
 def u8(value: int) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from attestation.errors import MalformedEvidence
-from attestation.wire import MAX_FIELD_BYTES, Cursor, recorded, u8, u16, u32, u64
+from attestation.wire import MAX_FIELD_BYTES, BigEndianCursor, Cursor, recorded, u8, u16, u32, u64
 
 
 def test_integers_are_little_endian_and_mirror_their_writers() -> None:
@@ -18,6 +18,14 @@ def test_integers_are_little_endian_and_mirror_their_writers() -> None:
         0x08090A0B0C0D0E0F,
     )
     c.finish()
+
+
+def test_big_endian_cursors_stay_so_in_nested_structures() -> None:
+    c = BigEndianCursor("x", bytes(range(1, 10)))
+    assert (c.u8("a"), c.u16("b")) == (0x01, 0x0203)
+    inner = c.sub("c", 4)
+    assert inner.u32("d") == 0x04050607
+    assert c.u16("e") == 0x0809
 
 
 def test_short_read_names_field_and_offset() -> None:
