@@ -131,9 +131,21 @@ def certificate(
     return signed.public_bytes(Encoding.DER)
 
 
-@lru_cache(maxsize=256)
-def ark(product: str = "Milan", *, key: str = "ark", **odd: Any) -> bytes:
-    """A self-signed root key. `odd` goes to `ca_extensions` or `certificate`."""
+@lru_cache
+def _healthy(kind: str, product: str) -> bytes:
+    return _ark(product) if kind == "ark" else _intermediate(kind, product)
+
+
+def ark(product: str = "Milan", **odd: Any) -> bytes:
+    """A self-signed root key. `odd` goes to `ca_extensions` or `certificate`.
+
+    PSS signatures are salted at random, so only the healthy certificates, made once, have
+    the same bytes whenever they are asked for.
+    """
+    return _ark(product, **odd) if odd else _healthy("ark", product)
+
+
+def _ark(product: str, *, key: str = "ark", **odd: Any) -> bytes:
     own = {n: odd.pop(n) for n in ("ca", "path_length", "cert_sign", "crl_sign") if n in odd}
     name = odd.pop("subject", f"ARK-{product}")
     made = rsa_key(key)
@@ -142,9 +154,12 @@ def ark(product: str = "Milan", *, key: str = "ark", **odd: Any) -> bytes:
     )
 
 
-@lru_cache(maxsize=256)
 def intermediate(kind: str = "vcek", product: str = "Milan", **odd: Any) -> bytes:
     """An ASK or ASVK under `ark`."""
+    return _intermediate(kind, product, **odd) if odd else _healthy(kind, product)
+
+
+def _intermediate(kind: str, product: str, **odd: Any) -> bytes:
     own = {n: odd.pop(n) for n in ("ca", "path_length", "cert_sign", "crl_sign") if n in odd}
     extensions = ca_extensions(**{"path_length": 0, "crl_sign": False, **own})
     name, key = ("SEV-", "ask") if kind == "vcek" else ("SEV-VLEK-", "asvk")
