@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -119,6 +119,7 @@ def forge(
     not_after: int = NOW + DAY,
     ca: bool = False,
     usage: x509.KeyUsage | None = None,
+    names: Sequence[x509.GeneralName] = (x509.DNSName("localhost"),),
 ) -> bytes:
     """A certificate (DER) made of whatever a forger likes."""
     key = key or ec_key(1)
@@ -130,7 +131,6 @@ def forge(
         .serial_number(7)
         .not_valid_before(_at(not_before))
         .not_valid_after(_at(not_after))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
         .add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
         .add_extension(
             x509.ExtendedKeyUsage(
@@ -139,6 +139,8 @@ def forge(
             critical=False,
         )
     )
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
     if usage is not None:
         builder = builder.add_extension(usage, critical=True)
     for oid, value, critical in extensions:

@@ -97,8 +97,8 @@ class RaTlsCertificate:
 
 def certificate_der(data: bytes) -> bytes:
     """The one certificate in `data`, PEM or DER, as DER. Raises MalformedEvidence."""
-    if _BEGIN not in data:
-        return data
+    if not data.lstrip().startswith(_BEGIN):
+        return data  # also DER, whose quote has PEM certificates inside
     if len(data) > 2 * MAX_CERTIFICATE_BYTES:
         raise MalformedEvidence("certificate", "too long for one certificate")
     found = _PEM.fullmatch(data)
@@ -126,6 +126,8 @@ def _parse(der: bytes) -> tuple[x509.Certificate, x509.Extensions]:
         raise MalformedEvidence("certificate", f"not a certificate ({e})"[:200]) from None
     if not exact or parsed.version is not x509.Version.v3:
         raise MalformedEvidence("certificate", "not the one DER encoding of a v3 certificate")
+    if parsed.serial_number <= 0:
+        raise MalformedEvidence("certificate", "a serial number that is not positive")
     return parsed, extensions
 
 
