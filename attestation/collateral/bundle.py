@@ -15,7 +15,9 @@ from attestation.collateral.check import Checked, check_item
 from attestation.collateral.item import Item, Key, Platform, join_items
 from attestation.collateral.model import Collateral
 from attestation.collateral.pcs import platform_of
+from attestation.collateral.snp import SnpEndorsements
 from attestation.errors import CollateralError, MalformedEvidence
+from attestation.x509 import read_chain
 
 FORMAT: Final = "adyton-collateral-bundle/1"
 MAX_BUNDLE_BYTES: Final = 32 << 20
@@ -81,6 +83,28 @@ class Bundle:
         has_early = all(key in self.items for key in early.keys)
         has_standard = all(key in self.items for key in platform.keys)
         return self.collateral(early if has_early and not has_standard else platform)
+
+    def endorsements_for(self, report: bytes, vlek: bytes | None = None) -> SnpEndorsements:
+        """What the bundle has for this SEV-SNP report; `vlek` (DER) where one signed it.
+
+        Raises MalformedEvidence when it is no report, CollateralError naming the gap.
+        """
+        from attestation.collateral.kds import chips_of
+
+        missing = ""
+        for chip in chips_of(report):
+            key = chip.vcek if chip.signer == "vcek" else chip.chain
+            if key not in self.items or chip.crl not in self.items:
+                missing = f"{key} with {chip.crl}"
+                continue
+            item, crl = self.items[key], self.items[chip.crl].content
+            if chip.signer == "vcek":
+                chain = read_chain("snp-chain", item.issuer_chain.encode())
+                return SnpEndorsements(item.content, tuple(c.der for c in chain), crl)
+            if vlek is None:
+                raise CollateralError("vlek: the cloud hands out its certificate, AMD does not")
+            return SnpEndorsements(vlek, (item.content,), crl)
+        raise CollateralError(f"bundle: has no {missing}")
 
 
 def read_collateral_file(data: bytes) -> Bundle | Collateral:
