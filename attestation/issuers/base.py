@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from attestation.collateral.model import Collateral
+from attestation.collateral.snp import SnpEndorsements
 from attestation.errors import AttestationError
+
+SEV_SNP: Final = "sev_snp"
+"""ACI's name for SEV-SNP. ACI 4.2."""
 
 
 class IssuerError(AttestationError):
@@ -17,13 +21,14 @@ class IssuerError(AttestationError):
 class IssuedEvidence:
     """One quote over the caller's report data, with what is needed to judge it.
 
-    `tee_type` is ACI's name (`tdx`, `sgx`). `simulated` says what a person must be told;
-    verifiers never read it. `collateral` is None where the issuer has none to give.
+    `tee_type` is ACI's name: `tdx`, `sev_snp`, and our `sgx`. `quote` is a DCAP quote or an
+    SEV-SNP report, and `collateral` what endorses that kind, None where the issuer has none
+    to give. `simulated` says what a person must be told; verifiers never read it.
     """
 
     tee_type: str
     quote: bytes
-    collateral: Collateral | None
+    collateral: Collateral | SnpEndorsements | None
     simulated: bool
 
 
@@ -43,7 +48,10 @@ class Issuer(Protocol):
 
     @property
     def measurement(self) -> str:
-        """The register that names the workload (`mr_td` or `mr_enclave`), lowercase hex."""
+        """The register that names the workload, lowercase hex.
+
+        `mr_td`, `mr_enclave`, or `measurement` of an SEV-SNP report.
+        """
         ...
 
     def issue(self, report_data: bytes) -> IssuedEvidence:

@@ -11,8 +11,9 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from attestation.errors import MalformedEvidence
-from attestation.evidence import parse_quote
+from attestation.evidence import AttestationReport, parse_quote
 from attestation.evidence.sgx import SgxQuote
+from attestation.evidence.snp import REPORT_BYTES
 from attestation.issuers.base import IssuerError
 
 REPORT_DATA_BYTES: Final = 64
@@ -105,6 +106,22 @@ def check_quote(data: bytes, tee: str, report_data: bytes, source: str) -> tuple
         raise IssuerError(f"{source}: returned {len(quote.trailing)} bytes after the quote")
     measured = quote.body.mr_enclave if isinstance(quote, SgxQuote) else quote.body.mr_td
     return replace(quote, trailing=b"").write(), measured.hex()
+
+
+def check_snp_report(data: bytes, report_data: bytes, source: str) -> AttestationReport:
+    """The SEV-SNP report in `data`, which may be followed by zeros only.
+
+    Raises IssuerError where it is no report, or is over other report data, as above.
+    """
+    if any(data[REPORT_BYTES:]):
+        raise IssuerError(f"{source}: returned {len(data) - REPORT_BYTES} bytes after the report")
+    try:
+        report = AttestationReport.read(data[:REPORT_BYTES])
+    except MalformedEvidence as e:
+        raise IssuerError(f"{source}: returned no SEV-SNP report: {e}") from e
+    if report.report_data != report_data:
+        raise IssuerError(f"{source}: returned a report over other report data")
+    return report
 
 
 def derive_sealing_key(secret: bytes, issuer: str) -> bytes:

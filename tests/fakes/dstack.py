@@ -7,6 +7,7 @@ with SHA-384 over type, name and payload; keys depend on the path alone.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import socketserver
@@ -208,11 +209,12 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         size = int(self.headers["Content-Length"])
         status, body = self.server.answer(self.path, self.rfile.read(size))
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        with contextlib.suppress(BrokenPipeError):  # the client gave up on us
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
 
     def address_string(self) -> str:
         return "unix"

@@ -14,14 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import snp_pki
 from fakes import gramine_fuse
 from fakes import tsm as tsm_fake
 from fakes.dstack import APP_ID, COMPOSE_HASH, Agent, serving
 from fakes.fuse import mounted, unavailable
 
-from attestation.evidence import parse_quote
+from attestation.collateral.snp import SnpEndorsements
+from attestation.evidence import CertificateTable, parse_quote
+from attestation.evidence.snp_certs import ARK_GUID, ASK_GUID, VCEK_GUID
 from attestation.issuers import IssuerError, open_issuer
-from attestation.issuers.simulator import SimulatedPlatform
+from attestation.issuers.simulator import AmdAuthority, SimulatedPlatform, SimulatedSnp
+from attestation.verify.snp import verify_snp
 
 MACHINE = SimulatedPlatform(seed=b"m" * 32, now=1_790_000_000)
 REPORT_DATA = hashlib.sha512(b"report data").digest()
@@ -140,7 +144,7 @@ def test_tsm_quotes_through_system_calls_and_cleans_up(tsm: Any) -> None:
     issuer = open_issuer("tsm", device=path)
     assert issuer.issue(REPORT_DATA).quote == tdx_quote(REPORT_DATA)
     assert issuer.measurement == "0d" * 48
-    assert device.made == 2
+    assert device.made == 3
     assert names(path) == []
 
 
@@ -211,6 +215,33 @@ def test_a_provider_that_is_unloaded_is_an_issuer_error(tsm: Any) -> None:
     with pytest.raises(IssuerError, match="No such device or address"):
         issuer.issue(REPORT_DATA)
     assert device.reports == {}
+
+
+@needs_fuse
+def test_snp_report_and_certificates_through_system_calls(tmp_path: Path) -> None:
+    machine = SimulatedSnp(
+        seed=b"m" * 32,
+        authority=AmdAuthority.of(snp_pki.rsa_key("ark"), snp_pki.rsa_key("ask")),
+        now=1_790_000_000,
+    )
+    endorsements = machine.endorsements()
+    documents = zip(
+        (VCEK_GUID, ASK_GUID, ARK_GUID), (endorsements.vek, *endorsements.chain), strict=True
+    )
+    table = CertificateTable.build(documents).write()
+
+    def report(inblob: bytes, privlevel: int) -> tuple[bytes, bytes]:
+        return machine.report({"report_data": inblob, "vmpl": privlevel}), table
+
+    device = tsm_fake.Tsm(report, b"sev_guest")
+    device.privlevel_floor = 2
+    with mounted(tmp_path, device) as path:
+        evidence = open_issuer("tsm", device=path).issue(REPORT_DATA)
+    assert evidence.collateral == SnpEndorsements(endorsements.vek, endorsements.chain)
+    assert isinstance(evidence.collateral, SnpEndorsements)
+    verified = verify_snp(evidence.quote, evidence.collateral, [machine.root_der], machine.now)
+    assert verified.report_data == REPORT_DATA
+    assert verified.report.vmpl == 2
 
 
 # --- dstack -------------------------------------------------------------------------

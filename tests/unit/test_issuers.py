@@ -20,21 +20,32 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import snp_pki
 from fakes import gramine_fuse
 from fakes import tsm as tsm_fake
 from fakes.dstack import Agent, serving
 from fakes.pseudo import InProcess
 
-from attestation.evidence import parse_quote
+from attestation.collateral.snp import SnpEndorsements
+from attestation.evidence import AttestationReport, CertificateTable, parse_quote
+from attestation.evidence.snp import REPORT_BYTES
+from attestation.evidence.snp_certs import ARK_GUID, ASK_GUID, VCEK_GUID, VLEK_GUID
 from attestation.issuers import HARDWARE_ISSUERS, IssuerError, open_issuer
 from attestation.issuers.device import MAX_QUOTE_BYTES, DeviceError, DeviceFiles
 from attestation.issuers.dstack import DstackIssuer
 from attestation.issuers.gramine import DEVICE, GramineIssuer
-from attestation.issuers.simulator import SimulatedPlatform
+from attestation.issuers.simulator import AmdAuthority, SimulatedPlatform, SimulatedSnp
 from attestation.issuers.tsm import REPORTS, TsmIssuer
+from attestation.verify.snp import verify_snp
 
 MACHINE = SimulatedPlatform(seed=b"m" * 32, now=1_790_000_000)
 COLLATERAL = MACHINE.collateral("sgx")
+SNP = SimulatedSnp(
+    seed=b"m" * 32,
+    authority=AmdAuthority.of(snp_pki.rsa_key("ark"), snp_pki.rsa_key("ask")),
+    now=1_790_000_000,
+)
+ENDORSEMENTS = SNP.endorsements()
 REPORT_DATA = hashlib.sha512(b"report data").digest()
 
 
@@ -46,8 +57,23 @@ def tdx_quote(report_data: bytes) -> bytes:
     return MACHINE.tdx_quote({"mr_td": b"\x0d" * 48, "report_data": report_data})
 
 
+def snp_report(report_data: bytes, **more: Any) -> bytes:
+    return SNP.report({"measurement": b"\x0a" * 48, "report_data": report_data, **more})
+
+
 def report_data_of(quote: bytes) -> bytes:
+    if len(quote) == REPORT_BYTES:
+        return AttestationReport.read(quote).report_data
     return parse_quote(quote).body.report_data
+
+
+def table(**documents: bytes) -> bytes:
+    """A host's certificate table of these documents."""
+    guids = {"vcek": VCEK_GUID, "vlek": VLEK_GUID, "ask": ASK_GUID, "ark": ARK_GUID}
+    return CertificateTable.build((guids[k], v) for k, v in documents.items()).write()
+
+
+WHOLE_TABLE = table(vcek=ENDORSEMENTS.vek, ask=ENDORSEMENTS.chain[0], ark=ENDORSEMENTS.chain[1])
 
 
 class Attestation(gramine_fuse.Attestation):
@@ -58,11 +84,21 @@ class Attestation(gramine_fuse.Attestation):
 
 
 class Tsm(tsm_fake.Tsm):
-    """configfs-tsm of a TD over a simulated platform; `quote` makes what it gives out."""
+    """configfs-tsm of a TD; `quote` and `table` make what it gives out."""
 
     def __init__(self, provider: bytes = b"tdx_guest") -> None:
-        super().__init__(lambda inblob, _: (self.quote(inblob), b""), provider)
+        super().__init__(lambda inblob, _: (self.quote(inblob), self.table), provider)
         self.quote: Callable[[bytes], bytes] = tdx_quote
+        self.table = b""
+
+
+class SnpTsm(Tsm):
+    """configfs-tsm of an SNP guest."""
+
+    def __init__(self) -> None:
+        super().__init__(b"sev_guest")
+        self.quote = snp_report
+        self.table = WHOLE_TABLE
 
 
 def eacces(_: bytes) -> bytes:
@@ -77,13 +113,18 @@ def gramine(fake: Attestation) -> GramineIssuer:
 
 
 def tsm(fake: Tsm) -> TsmIssuer:
-    return TsmIssuer(collateral=COLLATERAL, files=InProcess(REPORTS, fake))
+    given = ENDORSEMENTS if isinstance(fake, SnpTsm) else COLLATERAL
+    return TsmIssuer(collateral=given, files=InProcess(REPORTS, fake))
+
+
+def snp(fake: Tsm) -> TsmIssuer:
+    return TsmIssuer(files=InProcess(REPORTS, fake))
 
 
 KINDS: Any = pytest.mark.parametrize(
     ("fake", "open_it", "make"),
-    [(Attestation, gramine, sgx_quote), (Tsm, tsm, tdx_quote)],
-    ids=["gramine", "tsm"],
+    [(Attestation, gramine, sgx_quote), (Tsm, tsm, tdx_quote), (SnpTsm, tsm, snp_report)],
+    ids=["gramine", "tsm-tdx", "tsm-snp"],
 )
 
 
@@ -93,14 +134,14 @@ def test_a_quote_over_exactly_the_report_data(fake: Any, open_it: Any, make: Any
     evidence = issuer.issue(REPORT_DATA)
     assert evidence.quote == make(REPORT_DATA)
     assert evidence.tee_type == issuer.tee_type
-    assert evidence.collateral is COLLATERAL
+    assert evidence.collateral is (ENDORSEMENTS if make is snp_report else COLLATERAL)
     assert not evidence.simulated
     assert not issuer.simulated
 
 
 @KINDS
 def test_the_measurement_is_known_from_the_start(fake: Any, open_it: Any, make: Any) -> None:
-    expected = {"sgx": "0e" * 32, "tdx": "0d" * 48}
+    expected = {"sgx": "0e" * 32, "tdx": "0d" * 48, "sev_snp": "0a" * 48}
     issuer = open_it(fake())
     assert issuer.measurement == expected[issuer.tee_type]
 
@@ -116,7 +157,7 @@ def test_zero_padding_of_the_device_buffer_is_removed(fake: Any, open_it: Any, m
 def test_other_bytes_after_the_quote_are_refused(fake: Any, open_it: Any, make: Any) -> None:
     device = fake()
     device.quote = lambda data: make(data) + b"\0\0\x01"
-    with pytest.raises(IssuerError, match="3 bytes after the quote"):
+    with pytest.raises(IssuerError, match="3 bytes after the"):
         open_it(device)
 
 
@@ -135,15 +176,15 @@ def test_what_is_no_quote_is_refused(fake: Any, open_it: Any, make: Any) -> None
     device = fake()
     for answer in (b"", b"\x03\x00", make(bytes(64))[:-1]):
         device.quote = lambda data, answer=answer: answer
-        with pytest.raises(IssuerError, match="returned no quote"):
+        with pytest.raises(IssuerError, match=r"returned no (quote|SEV-SNP report)"):
             open_it(device)
 
 
 @KINDS
 def test_a_quote_of_another_tee_is_refused(fake: Any, open_it: Any, make: Any) -> None:
     device = fake()
-    device.quote = tdx_quote if make is sgx_quote else sgx_quote
-    with pytest.raises(IssuerError, match="returned a quote of"):
+    device.quote = sgx_quote if make is tdx_quote else tdx_quote
+    with pytest.raises(IssuerError, match=r"returned a quote of|bytes after the report"):
         open_it(device)
 
 
@@ -212,33 +253,35 @@ def test_gramine_key_that_is_unset_or_odd_is_refused(content: bytes) -> None:
 # --- configfs-tsm -------------------------------------------------------------------
 
 
-def test_tsm_leaves_no_report_directory_behind() -> None:
-    device = Tsm()
+@pytest.mark.parametrize("kind", [Tsm, SnpTsm])
+def test_tsm_leaves_no_report_directory_behind(kind: type[Tsm]) -> None:
+    device = kind()
     issuer = tsm(device)
     issuer.issue(REPORT_DATA)
-    assert device.made == 2
+    assert device.made == 3
     assert device.reports == {}
     device.quote = lambda _: b"junk"
     with pytest.raises(IssuerError):
         issuer.issue(REPORT_DATA)
-    device.provider = b"sev_guest"
+    device.provider = b"other"
     with pytest.raises(IssuerError):
         issuer.issue(REPORT_DATA)
     assert device.reports == {}
 
 
-def test_tsm_has_no_sealing_key() -> None:
-    assert tsm(Tsm()).sealing_key() is None
+@pytest.mark.parametrize("kind", [Tsm, SnpTsm])
+def test_tsm_has_no_sealing_key(kind: type[Tsm]) -> None:
+    assert tsm(kind()).sealing_key() is None
 
 
-def test_tsm_refuses_sev_snp_by_name_and_unknown_providers() -> None:
-    device = Tsm()
-    device.provider = b"sev_guest"
-    with pytest.raises(IssuerError, match="SEV-SNP evidence is not supported by this version"):
-        tsm(device)
-    device.provider = b"arm_cca_guest"
+def test_tsm_refuses_unknown_providers_and_one_that_changes() -> None:
     with pytest.raises(IssuerError, match="arm_cca_guest"):
-        tsm(device)
+        tsm(Tsm(b"arm_cca_guest"))
+    device = Tsm()
+    issuer = tsm(device)
+    device.provider = b"sev_guest"
+    with pytest.raises(IssuerError, match="changed since"):
+        issuer.issue(REPORT_DATA)
 
 
 @pytest.mark.parametrize("code", [errno.EBUSY, errno.EWOULDBLOCK, errno.EINTR])
@@ -308,6 +351,115 @@ def test_tsm_refuses_a_generation_that_is_no_number() -> None:
 
     with pytest.raises(IssuerError, match="no number"):
         TsmIssuer(files=Odd(REPORTS, Tsm()))
+
+
+# --- configfs-tsm, SEV-SNP -----------------------------------------------------------
+
+
+def test_snp_report_goes_out_with_the_hosts_certificates() -> None:
+    issuer = snp(SnpTsm())
+    evidence = issuer.issue(REPORT_DATA)
+    assert (issuer.tee_type, evidence.tee_type) == ("sev_snp", "sev_snp"), "ACI's name"
+    assert evidence.collateral == SnpEndorsements(ENDORSEMENTS.vek, ENDORSEMENTS.chain)
+    assert isinstance(evidence.collateral, SnpEndorsements)
+    verified = verify_snp(evidence.quote, evidence.collateral, [SNP.root_der], SNP.now)
+    assert verified.report_data == REPORT_DATA
+
+
+@pytest.mark.parametrize(
+    "given", [b"", table(ask=ENDORSEMENTS.chain[0]), table(vlek=ENDORSEMENTS.vek)]
+)
+def test_snp_host_without_the_keys_certificate_gives_no_endorsements(given: bytes) -> None:
+    device = SnpTsm()
+    device.table = given
+    assert snp(device).issue(REPORT_DATA).collateral is None
+
+
+@pytest.mark.parametrize("given", [b"x", WHOLE_TABLE[:-1], table(vcek=b"-----BEGIN nothing")])
+def test_snp_table_that_cannot_be_read_is_refused_unless_the_operator_gave_his_own(
+    given: bytes,
+) -> None:
+    device = SnpTsm()
+    device.table = given
+    with pytest.raises(IssuerError, match="certificates cannot be read"):
+        snp(device)
+    assert tsm(device).issue(REPORT_DATA).collateral is ENDORSEMENTS
+
+
+def test_snp_report_signed_by_a_vlek_takes_the_tables_vlek() -> None:
+    device = SnpTsm()
+    device.quote = lambda data: snp_report(data, signing_key=1)
+    device.table = table(vcek=b"\x30\x01", vlek=ENDORSEMENTS.vek)
+    assert snp(device).issue(REPORT_DATA).collateral == SnpEndorsements(ENDORSEMENTS.vek)
+
+
+def test_tsm_refuses_collateral_of_the_other_vendor() -> None:
+    with pytest.raises(IssuerError, match="not for sev_snp"):
+        TsmIssuer(collateral=COLLATERAL, files=InProcess(REPORTS, SnpTsm()))
+    with pytest.raises(IssuerError, match="not for tdx"):
+        TsmIssuer(collateral=ENDORSEMENTS, files=InProcess(REPORTS, Tsm()))
+
+
+@pytest.mark.parametrize("floor", [0, 1, 3])
+def test_snp_report_is_asked_for_at_the_lowest_level_this_guest_may_name(floor: int) -> None:
+    """Under a service module the guest runs above VMPL 0, and the kernel's default is refused."""
+    device = SnpTsm()
+    device.privlevel_floor = floor
+    device.report = lambda inblob, level: (snp_report(inblob, vmpl=level), WHOLE_TABLE)
+    quote = snp(device).issue(REPORT_DATA).quote
+    assert AttestationReport.read(quote).vmpl == floor
+
+
+def test_snp_privilege_level_out_of_range_is_refused() -> None:
+    device = SnpTsm()
+    device.privlevel_floor = 4
+    with pytest.raises(IssuerError, match="privlevel_floor: 4 is above 3"):
+        snp(device)
+
+
+def test_snp_kernel_without_privilege_levels_is_asked_for_none() -> None:
+    class Without(InProcess):
+        def read(self, path: Path, limit: int) -> bytes:
+            if path.name == "privlevel_floor":
+                raise DeviceError(path, OSError(errno.ENOENT, "No such file or directory"))
+            return super().read(path, limit)
+
+    issuer = TsmIssuer(files=Without(REPORTS, SnpTsm()))
+    assert report_data_of(issuer.issue(REPORT_DATA).quote) == REPORT_DATA
+
+
+def test_snp_privilege_level_that_cannot_be_read_is_an_error_and_not_a_default() -> None:
+    class Broken(InProcess):
+        def read(self, path: Path, limit: int) -> bytes:
+            if path.name == "privlevel_floor":
+                raise DeviceError(path, OSError(errno.EIO, "Input/output error"))
+            return super().read(path, limit)
+
+    with pytest.raises(DeviceError, match="Input/output error"):
+        TsmIssuer(files=Broken(REPORTS, SnpTsm()))
+
+
+def test_snp_certificates_of_a_report_that_somebody_replaced_are_not_taken() -> None:
+    """A write between reading the report and its table makes the kernel begin again; so do we."""
+    device = SnpTsm()
+    issuer = snp(device)
+    intrusions = [table(vcek=b"\x30\x00")]
+
+    class Between(InProcess):
+        def read(self, path: Path, limit: int) -> bytes:
+            if path.name == "auxblob" and intrusions:
+                report = device.reports[path.parent.name]
+                report.inblob, report.generation = b"i" * 64, report.generation + 1
+                device.table = intrusions.pop()
+                content = super().read(path, limit)
+                device.table = WHOLE_TABLE
+                return content
+            return super().read(path, limit)
+
+    issuer = TsmIssuer(files=Between(REPORTS, device))
+    evidence = issuer.issue(REPORT_DATA)
+    assert evidence.collateral == SnpEndorsements(ENDORSEMENTS.vek, ENDORSEMENTS.chain)
+    assert intrusions == []
 
 
 # --- dstack -------------------------------------------------------------------------

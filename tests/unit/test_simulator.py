@@ -4,27 +4,40 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import dcap_qvl
 import pytest
+import snp_pki
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestation.collateral.model import Collateral
+from attestation.collateral.snp import SnpEndorsements
+from attestation.errors import VerificationError
 from attestation.evidence import parse_quote
+from attestation.evidence.snp import GuestPolicy, TcbVersion
 from attestation.evidence.tdx import TdReport10, TdReport15, TdxQuote
-from attestation.issuers.base import IssuerError
+from attestation.issuers.base import IssuedEvidence, IssuerError
 from attestation.issuers.simulator import (
+    AmdAuthority,
     MeasuredState,
     SimulatedPlatform,
+    SimulatedSnp,
     SimulatorIssuer,
     Standing,
     Window,
     load_or_create_seed,
 )
 from attestation.issuers.simulator.platform import DAY_S, EPOCH_S
+from attestation.roots import PRODUCTION_ROOTS
+from attestation.verify.snp import verify_snp
+from attestation.verify.snp_report import SnpReport
 
 SEED = hashlib.sha256(b"a seed for tests").digest()
 STATE = MeasuredState(b"\x01" * 32, b"\x02" * 32, b"\x03" * 32)
@@ -59,7 +72,7 @@ def issuer(tee: str, *, seed: bytes = SEED, state: MeasuredState = STATE) -> Sim
 def test_a_stranger_accepts_the_quote_under_the_printed_root(tee: str) -> None:
     node = issuer(tee)
     evidence = node.issue(REPORT_DATA)
-    assert evidence.collateral is not None
+    assert isinstance(evidence.collateral, Collateral)
     result = claims(evidence.quote, evidence.collateral, node.root_der)
     assert result["tcb"]["status"] == "UpToDate"
     assert result["tcb"]["advisory_ids"] == []
@@ -71,7 +84,7 @@ def test_a_stranger_accepts_the_quote_under_the_printed_root(tee: str) -> None:
 def test_refused_under_intels_root_and_under_another_simulators(tee: str) -> None:
     evidence = issuer(tee).issue(REPORT_DATA)
     other = issuer(tee, seed=b"\xff" * 32)
-    assert evidence.collateral is not None
+    assert isinstance(evidence.collateral, Collateral)
     for root in (None, other.root_der):
         with pytest.raises(ValueError, match="Verification failed"):
             claims(evidence.quote, evidence.collateral, root)
@@ -128,8 +141,8 @@ def test_a_running_node_renews_its_collateral_and_keeps_its_root() -> None:
     after = node.issue(REPORT_DATA)
     assert node.root_der == root
     assert after.quote == before.quote
-    assert before.collateral is not None
-    assert after.collateral is not None
+    assert isinstance(before.collateral, Collateral)
+    assert isinstance(after.collateral, Collateral)
     assert after.collateral.tcb_info != before.collateral.tcb_info
     claims(after.quote, after.collateral, root, clock[0])
     # What was fetched before the boundary is still good after it.
@@ -270,8 +283,170 @@ def test_every_certificate_says_that_it_is_simulated() -> None:
     assert chain[1].public_bytes(Encoding.DER) == machine.root_der
 
 
+# --- SEV-SNP -------------------------------------------------------------------------
+
+
+@lru_cache
+def authority() -> AmdAuthority:
+    return AmdAuthority.of(snp_pki.rsa_key("ark"), snp_pki.rsa_key("ask"))
+
+
+def snp(**facts: Any) -> SimulatedSnp:
+    return SimulatedSnp(**{"seed": SEED, "authority": authority(), "now": NOW, **facts})
+
+
+def snp_issuer(
+    now: Callable[[], int] = lambda: NOW, seed: bytes = SEED, state: MeasuredState = STATE
+) -> SimulatorIssuer:
+    return SimulatorIssuer("sev-snp", seed, state, now=now, authority=authority())
+
+
+def verified(evidence: IssuedEvidence, root: bytes, now: int = NOW) -> SnpReport:
+    assert isinstance(evidence.collateral, SnpEndorsements)
+    return verify_snp(evidence.quote, evidence.collateral, [root], now)
+
+
+def test_snp_report_is_accepted_under_the_printed_root_and_no_other() -> None:
+    node = snp_issuer()
+    evidence = node.issue(REPORT_DATA)
+    report = verified(evidence, node.root_der)
+    assert report.report_data == REPORT_DATA
+    assert report.measurement == node.measurement
+    assert report.simulated, "the mark stands in host_data"
+    assert report.report.host_data == b"adyton-simulator" + bytes(16)
+    assert report.revocation_checked
+    assert (node.tee_type, evidence.tee_type, evidence.simulated) == ("sev_snp", "sev_snp", True)
+    other = AmdAuthority.of(snp_pki.rsa_key("other"), snp_pki.rsa_key("ask"))
+    for root in (*PRODUCTION_ROOTS, platform().root_der, other.root_der):
+        with pytest.raises(VerificationError) as e:
+            verified(evidence, root)
+        assert e.value.step == "root"
+
+
+def test_snp_certificates_are_accepted_by_openssl(tmp_path: Path) -> None:
+    """A stranger walks the chain: OpenSSL, which knows RSASSA-PSS and nothing of AMD."""
+    if shutil.which("openssl") is None:
+        pytest.skip("there is no openssl command here")
+    endorsements = snp().endorsements()
+    documents = (endorsements.vek, *endorsements.chain)
+    for name, der in zip(("vcek", "ask", "ark"), documents, strict=True):
+        pem = x509.load_der_x509_certificate(der).public_bytes(Encoding.PEM)
+        (tmp_path / name).write_bytes(pem)
+    command = ["openssl", "verify", "-CAfile", "ark", "-untrusted", "ask", "vcek"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stdout == "vcek: OK\n", done.stderr
+
+
+def test_snp_same_seed_state_and_report_data_give_the_same_report() -> None:
+    first, again = (snp_issuer().issue(REPORT_DATA).quote for _ in range(2))
+    assert first == again
+    assert snp_issuer(seed=b"\xff" * 32).issue(REPORT_DATA).quote != first
+    other = MeasuredState(b"\x01" * 32, b"\x02" * 32, b"\x04" * 32)
+    assert snp_issuer(state=other).measurement != snp_issuer().measurement
+    assert snp_issuer().sealing_key() != issuer("tdx").sealing_key()
+
+
+def test_snp_node_renews_its_revocation_list_and_keeps_its_root() -> None:
+    clock = [START + EPOCH_S - 1]
+    node = snp_issuer(lambda: clock[0])
+    root, before = node.root_der, node.issue(REPORT_DATA)
+    clock[0] += 1
+    after = node.issue(REPORT_DATA)
+    assert node.root_der == root
+    assert after.quote == before.quote
+    for evidence in (before, after):
+        verified(evidence, root, clock[0])
+    with pytest.raises(VerificationError) as e:
+        verified(before, root, START + 2 * EPOCH_S + 1)
+    assert e.value.step == "expired"
+    verified(after, root, START + 2 * EPOCH_S + 1)
+
+
+@pytest.mark.parametrize("version", [2, 3, 4, 5])
+def test_snp_report_versions(version: int) -> None:
+    machine = snp(version=version)
+    report = verify_snp(machine.report({}), machine.endorsements(), [machine.root_der], NOW)
+    assert report.report.version == version
+
+
+@pytest.mark.parametrize(
+    ("facts", "fields", "step"),
+    [
+        ({"ask_revoked": True}, {}, "revoked"),
+        ({"crl_window": Window(NOW - 9, NOW - 1)}, {}, "expired"),
+        ({"crl_window": Window(NOW + 1, NOW + 9)}, {}, "not_yet_valid"),
+        ({"certified_chip_id": b"\x01" * 64}, {}, "chip_id"),
+        ({"certified_tcb": TcbVersion(bytes(8))}, {}, "tcb"),
+        ({}, {"policy": GuestPolicy(0xA0133)}, "debug"),
+        ({}, {"signing_key": 1}, "signing_key"),
+        ({}, {"vmpl": 0xFFFFFFFF}, "vmpl"),
+    ],
+)
+def test_snp_odd_machines_are_made_and_refused(facts: Any, fields: Any, step: str) -> None:
+    machine = snp(**facts)
+    with pytest.raises(VerificationError) as e:
+        verify_snp(machine.report(fields), machine.endorsements(), [machine.root_der], NOW)
+    assert e.value.step == step
+
+
+def test_snp_certificates_say_that_they_are_simulated() -> None:
+    endorsements = snp().endorsements()
+    for der in (endorsements.vek, *endorsements.chain):
+        subject = x509.load_der_x509_certificate(der).subject.rfc4514_string()
+        assert "SIMULATED" in subject
+
+
+@pytest.mark.parametrize(
+    "fields", [{"measurement": bytes(47)}, {"no_such_field": b""}, {"vmpl": b""}, {"host_data": 1}]
+)
+def test_snp_field_that_does_not_fit_is_refused(fields: Any) -> None:
+    with pytest.raises(IssuerError, match=next(iter(fields))):
+        snp().report(fields)
+
+
+def test_without_an_authority_a_new_one_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(AmdAuthority, "generate", authority)
+    node = SimulatorIssuer("sev-snp", SEED, STATE, now=lambda: NOW)
+    assert verified(node.issue(REPORT_DATA), authority().root_der)
+
+
+def test_the_authority_is_kept_private_and_made_once(tmp_path: Path) -> None:
+    path = tmp_path / "state" / "simulator-amd.pem"
+    made = AmdAuthority.load_or_create(path)
+    assert made.ark_key.key_size == made.ask_key.key_size == 4096
+    assert made.ark_key.public_key() != made.ask_key.public_key()
+    again = AmdAuthority.load_or_create(path)
+    assert again.chain == made.chain
+    assert again.to_pem() == path.read_bytes()
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert [p.name for p in path.parent.iterdir()] == ["simulator-amd.pem"]
+
+
+def test_a_damaged_authority_is_refused_and_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "simulator-amd.pem"
+    whole = authority().to_pem()
+    one = whole[: len(whole) // 2]
+    swapped = AmdAuthority(
+        authority().ask_key, authority().ark, authority().ark_key, authority().ask
+    ).to_pem()
+    for content in (b"", b"half", whole[:-40], one, one + one + whole, swapped, bytes(1 << 17)):
+        path.write_bytes(content)
+        with pytest.raises(IssuerError, match=r"simulator-amd\.pem"):
+            AmdAuthority.load_or_create(path)
+        assert path.read_bytes() == content
+
+
+def test_an_authority_is_never_printed() -> None:
+    assert "AmdAuthority" in repr(authority())
+    assert "key" not in repr(authority()).lower()
+    assert "authority" not in repr(snp())
+
+
+# --- arguments and files -----------------------------------------------------------------
+
+
 def test_bad_arguments_are_refused_by_name() -> None:
-    with pytest.raises(IssuerError, match="snp"):
+    with pytest.raises(IssuerError, match="'snp'"):
         issuer("snp")
     with pytest.raises(IssuerError, match="seed"):
         issuer("tdx", seed=b"short")

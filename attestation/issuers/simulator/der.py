@@ -1,7 +1,7 @@
-"""The few DER encodings the PCK certificate extension needs. Spec: X.690 section 8.
+"""The few DER encodings the vendors' certificate extensions need. Spec: X.690 section 8.
 
-`cryptography` writes every other structure; it has no ENUMERATED and no heterogeneous
-sequence of its own, and the extension is built of both.
+`cryptography` writes every other structure; it has no ENUMERATED, no IA5String and no
+heterogeneous sequence of its own, and the extensions are built of them.
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ def integer(value: int) -> bytes:
 
 def octets(value: bytes) -> bytes:
     return _tlv(0x04, value)
+
+
+def ia5(text: str) -> bytes:
+    """An IA5String: ASCII."""
+    return _tlv(0x16, text.encode("ascii"))
 
 
 def enumerated(value: int) -> bytes:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import secrets
-import tempfile
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from attestation.collateral.model import Collateral
-from attestation.issuers.base import IssuedEvidence, IssuerError
+from attestation.collateral.snp import SnpEndorsements
+from attestation.issuers.base import SEV_SNP, IssuedEvidence, IssuerError
 from attestation.issuers.simulator import pki
+from attestation.issuers.simulator.amd import AmdAuthority
+from attestation.issuers.simulator.files import keep
 from attestation.issuers.simulator.measure import MeasuredState
 from attestation.issuers.simulator.platform import EPOCH_S, SimulatedPlatform
+from attestation.issuers.simulator.snp import SimulatedSnp
 
+SIMULATED_TEES: Final = ("tdx", "sgx", "sev-snp")
+"""What a person types after `--sim-tee`."""
 REPORT_DATA_BYTES: Final = 64
 _SEED_BYTES: Final = 32
 
@@ -26,10 +30,23 @@ def _clock() -> int:
     return int(time.time())
 
 
-class SimulatorIssuer:
-    """Issues TDX version 4 or SGX version 3 quotes over `measured`, under the seed's own root.
+@dataclass(frozen=True, slots=True)
+class _Machine:
+    """A simulated machine in one epoch: its root, what endorses it, and how it quotes."""
 
-    The same seed, state, report data and 30-day epoch give the same bytes. Thread-safe.
+    epoch: int
+    root_der: bytes
+    collateral: Collateral | SnpEndorsements
+    quote: Callable[[bytes], bytes]
+
+
+class SimulatorIssuer:
+    """Issues evidence over `measured` under this machine's own root: TDX version 4 or SGX
+    version 3 quotes, or SEV-SNP version 3 reports.
+
+    The same seed, state, report data and 30-day epoch give the same quote; for TDX and SGX
+    the same collateral and root too. SEV-SNP's root is that of `authority`; without one, a
+    new authority is made, so the root is another at every start. Thread-safe.
     """
 
     name = "simulator"
@@ -41,30 +58,39 @@ class SimulatorIssuer:
         seed: bytes,
         measured: MeasuredState,
         now: Callable[[], int] = _clock,
+        authority: AmdAuthority | None = None,
     ) -> None:
-        if tee not in {"tdx", "sgx"}:
-            raise IssuerError(f"the simulator issues tdx and sgx evidence, not {tee!r}")
+        if tee not in SIMULATED_TEES:
+            raise IssuerError(f"the simulator issues {', '.join(SIMULATED_TEES)}, not {tee!r}")
         if len(seed) < _SEED_BYTES:
             raise IssuerError(f"a simulator seed has at least {_SEED_BYTES} bytes")
         self._tee = tee
         self._seed = seed
         self._measured = measured
         self._now = now
+        self._authority = authority
+        if tee == "sev-snp" and authority is None:
+            self._authority = AmdAuthority.generate()
         self._lock = threading.Lock()
-        self._platform = SimulatedPlatform(seed=seed, now=now())
-        self._collateral = self._platform.collateral(tee)
+        self._machine = self._at(now())
 
     def __repr__(self) -> str:
         return f"SimulatorIssuer(tee={self._tee!r}, measurement={self.measurement!r})"
 
     @property
     def tee_type(self) -> str:
-        return self._tee
+        return SEV_SNP if self._tee == "sev-snp" else self._tee
 
     @property
     def measurement(self) -> str:
         measured = self._measured
-        return (measured.mr_td if self._tee == "tdx" else measured.mr_enclave).hex()
+        match self._tee:
+            case "tdx":
+                return measured.mr_td.hex()
+            case "sgx":
+                return measured.mr_enclave.hex()
+            case _:
+                return measured.snp_measurement.hex()
 
     @property
     def measured(self) -> MeasuredState:
@@ -73,18 +99,16 @@ class SimulatorIssuer:
     @property
     def root_der(self) -> bytes:
         """The simulator's root certificate, trusted only where a person names it."""
-        return self._platform.root_der
+        return self._machine.root_der
 
     def issue(self, report_data: bytes) -> IssuedEvidence:
         """A quote over these 64 bytes, with collateral that is current now."""
         if len(report_data) != REPORT_DATA_BYTES:
             raise IssuerError(f"report data has {REPORT_DATA_BYTES} bytes, not {len(report_data)}")
-        platform, collateral = self._current()
-        if self._tee == "tdx":
-            quote = platform.tdx_quote({**self._measured.tdx_fields(), "report_data": report_data})
-        else:
-            quote = platform.sgx_quote({**self._measured.sgx_fields(), "report_data": report_data})
-        return IssuedEvidence(self._tee, quote, collateral, simulated=True)
+        machine = self._current()
+        return IssuedEvidence(
+            self.tee_type, machine.quote(report_data), machine.collateral, simulated=True
+        )
 
     def sealing_key(self) -> bytes:
         """32 bytes of this seed and this measurement: a stand-in for what hardware derives.
@@ -93,13 +117,36 @@ class SimulatorIssuer:
         """
         return pki.derive(self._seed, f"sealing {self._tee} {self.measurement}")
 
-    def _current(self) -> tuple[SimulatedPlatform, Collateral]:
+    def _current(self) -> _Machine:
         now = self._now()
         with self._lock:
-            if now // EPOCH_S != self._platform.now // EPOCH_S:
-                self._platform = SimulatedPlatform(seed=self._seed, now=now)
-                self._collateral = self._platform.collateral(self._tee)
-            return self._platform, self._collateral
+            if now // EPOCH_S != self._machine.epoch:
+                self._machine = self._at(now)
+            return self._machine
+
+    def _at(self, now: int) -> _Machine:
+        if self._authority is not None and self._tee == "sev-snp":
+            return self._snp(now, self._authority)
+        platform = SimulatedPlatform(seed=self._seed, now=now)
+        quote = platform.tdx_quote if self._tee == "tdx" else platform.sgx_quote
+        measured = self._measured
+        fields = measured.tdx_fields() if self._tee == "tdx" else measured.sgx_fields()
+        return _Machine(
+            now // EPOCH_S,
+            platform.root_der,
+            platform.collateral(self._tee),
+            lambda report_data: quote({**fields, "report_data": report_data}),
+        )
+
+    def _snp(self, now: int, authority: AmdAuthority) -> _Machine:
+        platform = SimulatedSnp(seed=self._seed, authority=authority, now=now)
+        fields = self._measured.snp_fields()
+        return _Machine(
+            now // EPOCH_S,
+            platform.root_der,
+            platform.endorsements(),
+            lambda report_data: platform.report({**fields, "report_data": report_data}),
+        )
 
 
 def load_or_create_seed(path: Path) -> bytes:
@@ -107,27 +154,7 @@ def load_or_create_seed(path: Path) -> bytes:
 
     Raises IssuerError where the file is not a seed or cannot be read or written.
     """
-    try:
-        if not path.exists():
-            _write_new(path, secrets.token_bytes(_SEED_BYTES))
-        seed = path.read_bytes()
-    except OSError as e:
-        raise IssuerError(f"simulator seed {path}: {e.strerror}") from e
+    seed = keep("simulator seed", path, lambda: secrets.token_bytes(_SEED_BYTES))
     if len(seed) != _SEED_BYTES:
         raise IssuerError(f"simulator seed {path}: {len(seed)} bytes, not {_SEED_BYTES}")
     return seed
-
-
-def _write_new(path: Path, content: bytes) -> None:
-    """`path` holds `content` whole, unless somebody else was first."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        with contextlib.suppress(FileExistsError):
-            os.link(temporary, path)
-    finally:
-        Path(temporary).unlink()

@@ -19,7 +19,8 @@ from attestation.canonical import jcs
 from attestation.issuers.base import IssuerError
 
 MARK: Final = b"adyton-simulator"
-"""Stands in a measured field of every simulated quote: TDX mr_owner_config, SGX config_id."""
+"""Stands in a measured field of all simulated evidence: TDX mr_owner_config, SGX config_id,
+SEV-SNP host_data."""
 
 NODE_PACKAGES: Final = ("attestation", "enclave", "gateway")
 _DIGEST_BYTES: Final = 32
@@ -59,6 +60,10 @@ class MeasuredState:
     def mr_enclave(self) -> bytes:
         return hashlib.sha256(b"adyton.simulator.mr_enclave.v1\0" + self.digest).digest()
 
+    @property
+    def snp_measurement(self) -> bytes:
+        return hashlib.sha384(b"adyton.simulator.snp.v1\0" + self.digest).digest()
+
     def tdx_fields(self) -> dict[str, bytes]:
         """The TD report registers that follow from this state."""
         return {
@@ -79,6 +84,10 @@ class MeasuredState:
             "isv_prod_id": 1,
             "isv_svn": 1,
         }
+
+    def snp_fields(self) -> dict[str, bytes]:
+        """The SEV-SNP report fields that follow from this state."""
+        return {"measurement": self.snp_measurement, "host_data": MARK.ljust(32, b"\0")}
 
 
 def _extend(digest: bytes) -> bytes:
