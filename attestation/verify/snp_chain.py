@@ -90,6 +90,11 @@ def _chain(certificate: _Certificate, detail: str) -> VerificationError:
     return VerificationError("chain", f"{certificate.name}: {detail}")
 
 
+def _is_whole(der: bytes, signature: bytes) -> bool:
+    """No bit of the BIT STRING at the end is declared unused, so the encoding is the only one."""
+    return der.endswith(b"\0" + signature)
+
+
 def _check_signed(certificate: _Certificate, issuer: _Certificate) -> None:
     """`issuer`'s RSA-4096 key made this certificate's signature, by the one algorithm allowed."""
     key = issuer.parsed.public_key()
@@ -105,6 +110,8 @@ def _check_signed(certificate: _Certificate, issuer: _Certificate) -> None:
         parsed.verify_directly_issued_by(issuer.parsed)
         # Again, with the parameters that must be rather than those the certificate states.
         key.verify(parsed.signature, parsed.tbs_certificate_bytes, _PSS, hashed)
+        if not _is_whole(certificate.der, parsed.signature):
+            raise _chain(certificate, "the signature is not a whole number of bytes")
     except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError):
         raise _chain(certificate, f"not signed by {issuer.name}") from None
 
@@ -206,6 +213,7 @@ def _check_crl(der: bytes, root: _Certificate, certificates: Sequence[_Certifica
         algorithm, hashed = crl.parsed.signature_algorithm_oid, crl.parsed.signature_hash_algorithm
         key = root.parsed.public_key()
         signed = isinstance(key, rsa.RSAPublicKey) and crl.parsed.is_signature_valid(key)
+        signed = signed and _is_whole(der, crl.parsed.signature)
     if crl.issuer != root.parsed.subject or usage is None or not usage.crl_sign:
         raise VerificationError("crl", "the list is not from the root")
     if algorithm != SignatureAlgorithmOID.RSASSA_PSS or not isinstance(hashed, hashes.SHA384):

@@ -660,3 +660,38 @@ def test_extension_that_occurs_twice() -> None:
     assert twice.count(one) == 1
     with pytest.raises(CollateralError, match="uplicate"):
         verify(endorsements=chain_with(vek=twice.replace(other, one)))
+
+
+def test_certificate_of_version_1() -> None:
+    body = bytearray(pki.vek())
+    assert body[8:13] == b"\xa0\x03\x02\x01\x02"
+    del body[8:13]
+    for at in (2, 6):
+        body[at : at + 2] = (int.from_bytes(body[at : at + 2]) - 5).to_bytes(2)
+    refused("chain", "not X.509 version 3", endorsements=chain_with(vek=bytes(body)))
+
+
+def unused_bits(der: bytes) -> bytes:
+    """`der` with one bit of its signature declared unused, which the signature covers not."""
+    assert der[-513] == 0
+    return der[:-513] + b"\x01" + der[-512:]
+
+
+def even(make: Any) -> bytes:
+    """The first document made whose signature ends in a zero bit; the salt is random."""
+    while (der := make())[-1] & 1:
+        pass
+    return der
+
+
+def test_second_encoding_of_one_certificate_or_list() -> None:
+    vek, crl = even(pki.vek), even(pki.crl)
+    assert verify(endorsements=chain_with(vek=vek, crl=crl))
+    refused("chain", "whole number", endorsements=chain_with(vek=unused_bits(vek)))
+    refused("crl", "not signed", endorsements=chain_with(crl=unused_bits(crl)))
+
+
+def test_list_with_an_extension_that_does_not_parse() -> None:
+    number = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.20"), b"\xff")
+    with pytest.raises(CollateralError, match="crl: cannot be read"):
+        verify(endorsements=chain_with(crl=pki.crl(more=[(number, False)])))
