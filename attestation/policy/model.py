@@ -14,6 +14,7 @@ from typing import Any, Final, Self
 
 from attestation.errors import MalformedEvidence
 from attestation.policy.dcap import SgxPolicy, TcbPolicy, TdxPolicy
+from attestation.policy.gpu import GpuPolicy
 from attestation.policy.nitro import NitroPolicy
 
 _HEX: Final = re.compile(r"(?:[0-9a-f]{2})*")
@@ -47,6 +48,7 @@ class Policy:
     )
     tdx: TdxPolicy = field(default_factory=TdxPolicy)
     sgx: SgxPolicy = field(default_factory=SgxPolicy)
+    gpu: GpuPolicy = field(default_factory=GpuPolicy)
     nitro: NitroPolicy = field(default_factory=NitroPolicy)
     denied_flags: tuple[str, ...] = ()
     dangerous_allow_unbound_report_data: bool = False
@@ -57,6 +59,7 @@ class Policy:
     def __post_init__(self) -> None:
         if self.measurements is None and not self.inspection_only:
             raise MalformedEvidence("policy.measurements", "`any` needs inspection_only: true")
+        self.gpu.check_inspection(self.inspection_only)
 
     @classmethod
     def from_json(cls, document: Mapping[str, Any]) -> Self:
@@ -71,6 +74,7 @@ class Policy:
             measurements=_measurements(document.get("measurements", {})),
             tdx=TdxPolicy.from_json(document.get("tdx", {})),
             sgx=SgxPolicy.from_json(document.get("sgx", {})),
+            gpu=GpuPolicy.from_json(document.get("gpu", {})),
             nitro=NitroPolicy.from_json(document.get("nitro", {})),
             denied_flags=tuple(
                 sorted(k for k, v in document.get("platform", {}).items() if v == "deny")

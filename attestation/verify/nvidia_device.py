@@ -169,7 +169,8 @@ def leaf_fwid(leaf: Link, issuer: Link) -> bytes | None:
     return fwid.digest
 
 
-def _architecture(product: str) -> str:
+def architecture_of(product: str) -> str:
+    """The architecture of a chip by its name. Raises VerificationError with step `device`."""
     known = "blackwell" if product.startswith(_BLACKWELL) else ARCHITECTURES.get(product)
     if known is None:
         raise VerificationError("device", f"product {product[:32]!r} is not one that is known")
@@ -204,7 +205,7 @@ def read_device(chain: bytes, roots: tuple[bytes, ...]) -> Device:
         device_id=device_id,
         product=product,
         serial=serial,
-        architecture=_architecture(product),
+        architecture=architecture_of(product),
         ueid=str(leaf.certificate.serial),
         hwmodel=_common_name(issuer.certificate.subject),
         fwid=leaf_fwid(leaf, issuer),

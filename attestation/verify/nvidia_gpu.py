@@ -1,4 +1,4 @@
-"""What verification concludes about one GPU or NVSwitch from its own evidence."""
+"""What verification concludes about one GPU or NVSwitch: by its own evidence, or NVIDIA's word."""
 
 from __future__ import annotations
 
@@ -119,5 +119,51 @@ class VerifiedGpu:
             "revocation_checked": self.revocation_checked,
             "held": list(self.held),
             "root_sha256": self.root_sha256,
+            "endorsements_not_after": self.endorsements_not_after,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VerifiedGpuToken:
+    """One device as NVIDIA's service judged it; made by `verify_nras` only.
+
+    Times are Unix seconds. `name` is the device's place in the bundle (`GPU-0`). The
+    service compared all firmware, found no debugging and asked for revocation: otherwise
+    there is no such value.
+    """
+
+    name: str
+    kind: DeviceKind
+    architecture: str
+    ueid: str
+    hwmodel: str
+    driver_version: str | None
+    vbios_version: str
+    verified_at: int
+    endorsements_not_before: int
+    endorsements_not_after: int
+    issuer: str
+    key_id: str
+    nonce: bytes
+    nonce_checked: bool
+    seal: InitVar[object]
+
+    def __post_init__(self, seal: object) -> None:
+        if seal is not _SEAL:
+            raise TypeError("a VerifiedGpuToken is made by attestation.verify only")
+
+    def facts(self) -> dict[str, Any]:
+        """The conclusions by stable names, as JSON values."""
+        return {
+            "kind": self.kind,
+            "architecture": self.architecture,
+            "ueid": self.ueid,
+            "hwmodel": self.hwmodel,
+            "driver_version": self.driver_version,
+            "vbios_version": self.vbios_version,
+            "nonce": self.nonce.hex(),
+            "nonce_checked": self.nonce_checked,
+            "issuer": self.issuer,
+            "key_id": self.key_id,
             "endorsements_not_after": self.endorsements_not_after,
         }
