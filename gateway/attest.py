@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from attestation.errors import MalformedEvidence
-from attestation.issuers.base import Issuer, IssuerError
+from attestation.issuers.base import IssuedEvidence, Issuer, IssuerError
 from attestation.report import build_report
 from attestation.statement import check_nonce, report_data
 from gateway.errors import invalid, too_many, unavailable
@@ -32,8 +33,11 @@ class Attester:
         *,
         provenance: Provenance,
         per_minute: int,
+        endorse: Callable[[IssuedEvidence], IssuedEvidence] = lambda evidence: evidence,
     ) -> None:
+        """`endorse` adds the newest collateral to evidence, where the issuer has none."""
         self._issuer = issuer
+        self._endorse = endorse
         self._provenance = provenance
         self._bucket = TokenBucket(per_minute)
         self._threads = ThreadPoolExecutor(_ISSUING, thread_name_prefix="attest")
@@ -75,7 +79,7 @@ class Attester:
         report = build_report(
             keyset=identity.keys.keyset,
             nonce=nonce,
-            evidence=evidence,
+            evidence=self._endorse(evidence),
             key_custody={"kind": identity.keys.custody},
             source_provenance=self._provenance.to_json(),
         )

@@ -72,7 +72,19 @@ def main() -> None:
 @click.option("--subject", help="Name the keyset carries.")
 @click.option("--keyset-days", type=click.FloatRange(0.001, 366), default=30, show_default=True)
 @click.option("--receipt-days", type=click.FloatRange(0.001, 36500), default=30, show_default=True)
-@click.option("--collateral", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--collateral",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Collateral to hand out with evidence, kept fresh by the operator.",
+)
+@click.option(
+    "--collateral-url", help="A PCCS (SGX, TDX) or KDS (SEV-SNP) to take collateral from."
+)
+@click.option(
+    "--collateral-cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Where it is kept; default: STATE_DIR/collateral.",
+)
 @_DATABASE
 @click.option("--sim-tee", type=click.Choice(["tdx", "sgx"]), default="tdx", show_default=True)
 @click.option("--source-repo", help="Public repository of this code.")
@@ -125,6 +137,8 @@ def _settings(o: dict[str, Any]) -> Settings:
         keyset_days=o["keyset_days"],
         receipt_days=o["receipt_days"],
         collateral=o["collateral"],
+        collateral_url=o["collateral_url"],
+        collateral_cache=o["collateral_cache"],
         database_url=o["database_url"],
         sim_tee=o["sim_tee"],
         provenance=Provenance(o["source_repo"], o["source_commit"], o["image_digest"]),

@@ -15,12 +15,13 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from attestation.errors import AttestationError
-from attestation.issuers.base import Issuer
+from attestation.issuers.base import IssuedEvidence, Issuer
 from enclave.errors import EnclaveError, ModelNotFound, WorkerUnavailable
 from enclave.worker.proto import worker_pb2 as pb
 from enclave.worker.supervisor import Supervisor, WorkerState
 from gateway.attest import Attester
 from gateway.catalog import specs
+from gateway.collateral import CollateralKeeper
 from gateway.cut import Cut, Reason
 from gateway.edge import RequestContext
 from gateway.errors import GatewayError
@@ -66,7 +67,9 @@ class Node:
             issuer,
             provenance=settings.provenance,
             per_minute=settings.limits.attestations_per_minute,
+            endorse=self._endorsed,
         )
+        self._keeper: CollateralKeeper | None = None
         self._database = database
         self._supervisor = supervisor
         self._chores: list[asyncio.Task[None]] = []
@@ -96,6 +99,7 @@ class Node:
             settled = await node.desk.settle_restart(node.ring.current)
             if settled:
                 event("restart_settled", receipts=settled)
+            node._keeper = await CollateralKeeper.open(settings, issuer, node.metrics)
         except BaseException:
             if supervisor is not None:
                 await supervisor.stop(0)
@@ -140,6 +144,9 @@ class Node:
     def count_first_token(self, model: str, context: RequestContext) -> None:
         seconds = time.monotonic() - context.started
         self.metrics.first_token_seconds.labels(model).observe(seconds)
+
+    def _endorsed(self, evidence: IssuedEvidence) -> IssuedEvidence:
+        return evidence if self._keeper is None else self._keeper.endorse(evidence)
 
     # --- how it is doing ------------------------------------------------------------
 
@@ -213,6 +220,8 @@ class Node:
         for chore in self._chores:
             chore.cancel()
         await asyncio.gather(*self._chores, return_exceptions=True)
+        if self._keeper is not None:
+            await self._keeper.close()
         self.attester.close()
         await self._supervisor.stop(1.0)
         await self.desk.retry()

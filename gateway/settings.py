@@ -69,6 +69,8 @@ class Settings:
     keyset_days: float = 30.0
     receipt_days: float = 30.0
     collateral: Path | None = None
+    collateral_url: str | None = None
+    collateral_cache: Path | None = None
     database_url: str | None = None
     sim_tee: str = "tdx"
     provenance: Provenance = field(default_factory=Provenance)

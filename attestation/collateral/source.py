@@ -21,6 +21,7 @@ from attestation.collateral.seen import Seen
 from attestation.errors import CollateralError
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 DAY_S: Final = 86_400
 """Levels may be withdrawn any day, so nothing is used longer without asking again."""
 LASTING_S: Final = 30 * DAY_S
@@ -36,13 +37,13 @@ class Client(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Obtained(Generic[T]):
+class Obtained(Generic[T_co]):
     """A whole set of endorsements: usable until `not_after`, to be renewed from `due_at` on.
 
     `silent` is why the service gave nothing newer, where cached parts stand in for it.
     """
 
-    value: T
+    value: T_co
     parts: tuple[Checked, ...]
     not_after: int
     due_at: int
