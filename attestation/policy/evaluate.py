@@ -7,13 +7,16 @@ from collections.abc import Iterator, Sequence
 from types import MappingProxyType
 
 from attestation.errors import Finding, PolicyError
-from attestation.policy.appraisal import _SEAL, UNKNOWN, Appraisal, Claim
+from attestation.policy.appraisal import _SEAL, Appraisal
+from attestation.policy.claims import typed_claims
 from attestation.policy.dcap import dcap_findings
+from attestation.policy.gpu import GpuResult, gpu_findings
 from attestation.policy.model import Policy, Registers
 from attestation.policy.nitro import nitro_findings
 from attestation.policy.values import one_of
 from attestation.verify import DcapReport, VerifiedReport
 from attestation.verify.nitro import NitroReport
+from attestation.verify.nvidia import GPU_BINDING_BYTES, gpu_nonce
 
 
 def _differences(report: VerifiedReport, registers: Registers) -> list[Finding]:
@@ -74,30 +77,28 @@ def _report_data(
         yield Finding("report_data", expected.hex(), actual.hex())
 
 
-def _claims(report: VerifiedReport, policy: Policy, bound: bool) -> dict[str, Claim]:
-    status = report.tcb_status
-    return {
-        "tee_attested": Claim(
-            "asserted",
-            "hardware_proven",
-            f"{report.tee} evidence verified to root {report.root_sha256}, report data bound",
-        )
-        if bound
-        else UNKNOWN,
-        "gpu_attested": UNKNOWN,
-        "tcb_up_to_date": UNKNOWN
-        if status is None
-        else Claim(
-            "asserted" if status == "UpToDate" else "refuted",
-            "hardware_proven",
-            f"TCB status {status}",
-        ),
-        "os_known_good": UNKNOWN,
-        "serving_software_known_good": UNKNOWN
-        if policy.measurements is None
-        else Claim("asserted", "verifier_derived", f"measurement pinned by {policy.name}"),
-        "model_weights_provenance": UNKNOWN,
-    }
+def _gpus(
+    report: VerifiedReport, policy: Policy, gpus: Sequence[GpuResult], now: int
+) -> Iterator[Finding]:
+    """The devices answered a nonce that only this report can have led to."""
+    if not gpus and not policy.gpu.required and not policy.gpu.min_count:
+        return iter(())
+    if len(report.report_data) != GPU_BINDING_BYTES:
+        return iter((Finding("gpu.nonce", "made from 64 bytes of report data", report.tee),))
+    return gpu_findings(gpus, policy.gpu, nonce=gpu_nonce(report.report_data), now=now)
+
+
+def evaluate_gpus(
+    gpus: Sequence[GpuResult], policy: Policy, *, nonce: bytes | None, now: int
+) -> None:
+    """These devices by themselves are what `policy` wants, at `now` (Unix seconds).
+
+    They say nothing about a CPU: give them to `evaluate` for that. `nonce` is the one the
+    caller chose, None where it knows none. Raises PolicyError with every mismatch.
+    """
+    findings = tuple(gpu_findings(gpus, policy.gpu, nonce=nonce, now=now))
+    if findings:
+        raise PolicyError(findings)
 
 
 def evaluate(
@@ -106,11 +107,13 @@ def evaluate(
     *,
     report_data: bytes | None,
     now: int,
+    gpus: Sequence[GpuResult] = (),
     other_findings: Sequence[Finding] = (),
 ) -> Appraisal:
     """The evidence is what `policy` wants, at `now` (Unix seconds).
 
     `report_data` is the 64 bytes the quote must carry, None where the caller knows none.
+    `gpus` are the devices shown beside it, verified under `gpu_nonce` of its report data.
     `other_findings` are mismatches outside the quote that the caller found under the same
     policy. Raises PolicyError with every mismatch.
     """
@@ -119,11 +122,12 @@ def evaluate(
         *_measurements(report, policy),
         *_root(report, policy),
         *_report_data(report, policy, report_data),
+        *_gpus(report, policy, gpus, now),
         *other_findings,
     )
     if findings:
         raise PolicyError(findings)
-    claims = _claims(report, policy, bound=report_data is not None)
+    claims = typed_claims(report, policy, gpus, bound=report_data is not None)
     return Appraisal(
         report=report,
         policy_name=policy.name,

@@ -112,6 +112,7 @@ class DcapReport(VerifiedReport):
             "advisory_ids": list(self.advisory_ids),
             "tcb_evaluation_data_number": self.tcb_eval_data_number,
             "collateral_issued": self.collateral_issued,
+            "collateral_not_after": self.endorsements_not_after,
             "fmspc": self.fmspc,
             "dynamic_platform": self.dynamic_platform,
             "cached_keys": self.cached_keys,

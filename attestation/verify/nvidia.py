@@ -33,7 +33,8 @@ _DIGEST: Final = 48
 _SLOT_MASK: Final = 0x0F
 _NVDEC0_INDEX: Final = 35
 _NONCE_DOMAIN: Final = b"adyton gpu nonce v1\0"
-_REPORT_DATA: Final = 64
+GPU_BINDING_BYTES: Final = 64
+"""Report data that a GPU nonce is made from."""
 
 
 def gpu_nonce(report_data: bytes) -> bytes:
@@ -42,8 +43,8 @@ def gpu_nonce(report_data: bytes) -> bytes:
     SHA-256 over `adyton gpu nonce v1`, a zero byte and the 64 bytes. Evidence made for
     another report has another nonce, so it cannot be shown beside this one.
     """
-    if len(report_data) != _REPORT_DATA:
-        raise MalformedEvidence("report_data", f"{len(report_data)} bytes, not {_REPORT_DATA}")
+    if len(report_data) != GPU_BINDING_BYTES:
+        raise MalformedEvidence("report_data", f"{len(report_data)} bytes, not {GPU_BINDING_BYTES}")
     return hashlib.sha256(_NONCE_DOMAIN + report_data).digest()
 
 

@@ -1,0 +1,61 @@
+"""What an appraisal lets others say, as ACI's typed claims.
+
+A claim is asserted only where evidence was looked at and held; what was not looked at is
+unknown, which is neither a pass nor a refutation. Spec: ACI section 8.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from attestation.policy.appraisal import UNKNOWN, Claim
+from attestation.policy.gpu import GpuResult
+from attestation.policy.model import Policy
+from attestation.verify import VerifiedReport
+
+
+def _tee(report: VerifiedReport, *, bound: bool) -> Claim:
+    if not bound:
+        return UNKNOWN
+    where = f"{report.tee} evidence verified to root {report.root_sha256}"
+    return Claim("asserted", "hardware_proven", f"{where}, report data bound")
+
+
+def _gpu(gpus: Sequence[GpuResult]) -> Claim:
+    """The devices exist and are genuine. That they serve this CPU is not proven by it."""
+    if not gpus:
+        return UNKNOWN
+    models = ", ".join(sorted({g.hwmodel for g in gpus}))
+    return Claim(
+        "asserted",
+        "hardware_proven",
+        f"{len(gpus)} devices ({models}) answered a nonce made from the report data",
+    )
+
+
+def _tcb(report: VerifiedReport) -> Claim:
+    status = report.tcb_status
+    if status is None:
+        return UNKNOWN
+    verdict = "asserted" if status == "UpToDate" else "refuted"
+    return Claim(verdict, "hardware_proven", f"TCB status {status}")
+
+
+def _software(policy: Policy) -> Claim:
+    if policy.measurements is None:
+        return UNKNOWN
+    return Claim("asserted", "verifier_derived", f"measurement pinned by {policy.name}")
+
+
+def typed_claims(
+    report: VerifiedReport, policy: Policy, gpus: Sequence[GpuResult], *, bound: bool
+) -> dict[str, Claim]:
+    """Every claim of ACI's table for evidence that `policy` wanted."""
+    return {
+        "tee_attested": _tee(report, bound=bound),
+        "gpu_attested": _gpu(gpus),
+        "tcb_up_to_date": _tcb(report),
+        "os_known_good": UNKNOWN,
+        "serving_software_known_good": _software(policy),
+        "model_weights_provenance": UNKNOWN,
+    }
