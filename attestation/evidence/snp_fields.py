@@ -151,6 +151,11 @@ class TcbParts:
     snp: int
     microcode: int
 
+    def __str__(self) -> str:
+        fmc = "" if self.fmc is None else f"fmc {self.fmc}, "
+        rest = f"bootloader {self.bootloader}, tee {self.tee}, snp {self.snp}"
+        return f"({fmc}{rest}, microcode {self.microcode})"
+
 
 @dataclass(frozen=True, slots=True)
 class TcbVersion:
@@ -190,3 +195,6 @@ class FirmwareVersion:
     def write(self) -> bytes:
         """The bytes `read` reads."""
         return bytes((self.build, self.minor, self.major, 0))
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}.{self.build}"

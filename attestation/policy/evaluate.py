@@ -13,10 +13,12 @@ from attestation.policy.dcap import dcap_findings
 from attestation.policy.gpu import GpuResult, gpu_findings
 from attestation.policy.model import Policy, Registers
 from attestation.policy.nitro import nitro_findings
+from attestation.policy.snp import snp_findings
 from attestation.policy.values import one_of
 from attestation.verify import DcapReport, VerifiedReport
 from attestation.verify.nitro import NitroReport
 from attestation.verify.nvidia import GPU_BINDING_BYTES, gpu_nonce
+from attestation.verify.snp_report import SnpReport
 
 
 def _differences(report: VerifiedReport, registers: Registers) -> list[Finding]:
@@ -57,6 +59,8 @@ def _kind(report: VerifiedReport, policy: Policy, now: int) -> Iterator[Finding]
             )
         case NitroReport():
             return nitro_findings(report, policy.nitro, now)
+        case SnpReport():
+            return snp_findings(report, policy.snp, now)
         case _:
             raise TypeError(f"no policy section judges {type(report).__name__}")
 

@@ -16,9 +16,16 @@ from attestation.errors import MalformedEvidence
 from attestation.policy.dcap import SgxPolicy, TcbPolicy, TdxPolicy
 from attestation.policy.gpu import GpuPolicy
 from attestation.policy.nitro import NitroPolicy
+from attestation.policy.snp import SnpPolicy
 
 _HEX: Final = re.compile(r"(?:[0-9a-f]{2})*")
 Registers = Mapping[str, str]
+
+_WORKLOADS: Final = {
+    48: {"tdx": "mr_td", "sev-snp": "measurement", "nitro": "pcr0"},
+    32: {"sgx": "mr_enclave"},
+}
+"""By length in bytes, the register that names the workload in each kind of evidence."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +57,7 @@ class Policy:
     sgx: SgxPolicy = field(default_factory=SgxPolicy)
     gpu: GpuPolicy = field(default_factory=GpuPolicy)
     nitro: NitroPolicy = field(default_factory=NitroPolicy)
+    snp: SnpPolicy = field(default_factory=SnpPolicy)
     denied_flags: tuple[str, ...] = ()
     dangerous_allow_unbound_report_data: bool = False
     key_custody: tuple[str, ...] | None = ("generated", "sealed")
@@ -76,6 +84,7 @@ class Policy:
             sgx=SgxPolicy.from_json(document.get("sgx", {})),
             gpu=GpuPolicy.from_json(document.get("gpu", {})),
             nitro=NitroPolicy.from_json(document.get("nitro", {})),
+            snp=SnpPolicy.from_json(document.get("snp", {})),
             denied_flags=tuple(
                 sorted(k for k, v in document.get("platform", {}).items() if v == "deny")
             ),
@@ -90,20 +99,17 @@ class Policy:
     def with_measurement(self, measurement: str) -> Self:
         """This policy, also accepting the workload of this measurement.
 
-        96 hex characters are a TDX `mr_td`, 64 an SGX `mr_enclave`. Raises
+        96 hex characters are a TDX `mr_td`, an SEV-SNP `measurement` or a Nitro `pcr0`, and
+        accepted as each: no two of them can be made equal. 64 are an SGX `mr_enclave`. Raises
         MalformedEvidence on anything else.
         """
         value = measurement.lower()
         size = len(value) // 2 if _HEX.fullmatch(value) else 0
-        match size:
-            case 48:
-                tee, register = "tdx", "mr_td"
-            case 32:
-                tee, register = "sgx", "mr_enclave"
-            case _:
-                raise MalformedEvidence("measurement", "must be 96 (mr_td) or 64 (mr_enclave) hex")
+        if size not in _WORKLOADS:
+            raise MalformedEvidence("measurement", "must be 96 or 64 (SGX) hex characters")
         pinned = dict(self.measurements or {})
-        pinned[tee] = (*pinned.get(tee, ()), MappingProxyType({register: value}))
+        for tee, register in _WORKLOADS[size].items():
+            pinned[tee] = (*pinned.get(tee, ()), MappingProxyType({register: value}))
         return replace(self, measurements=MappingProxyType(pinned))
 
 

@@ -241,10 +241,12 @@ def test_missing_file_is_an_os_error_not_a_policy(tmp_path: Path) -> None:
         load_policy(tmp_path / "absent.yaml")
 
 
-def test_a_measurement_chooses_its_tee_by_length() -> None:
+def test_a_measurement_is_pinned_for_every_tee_whose_registers_have_its_length() -> None:
     policy = load_policy("strict").with_measurement("AB" * 48).with_measurement("cd" * 32)
     assert policy.measurements == {
         "tdx": ({"mr_td": "ab" * 48},),
+        "sev-snp": ({"measurement": "ab" * 48},),
+        "nitro": ({"pcr0": "ab" * 48},),
         "sgx": ({"mr_enclave": "cd" * 32},),
     }
     assert load_policy("strict").measurements == {}, "the policy it came from is unchanged"
