@@ -140,11 +140,12 @@ def gpu_findings(
     None where the caller knows none.
     """
     least = max(wanted.min_count, 1 if wanted.required else 0)
-    devices = {(g.kind, g.ueid) for g in gpus}
-    count = sum(kind == "nvidia-gpu" for kind, _ in devices)
+    count = sum(g.kind == "nvidia-gpu" for g in gpus)
     if count < least:
         yield Finding("gpu.count", f"at least {least}", str(count))
-    if len(devices) != len(gpus):
-        yield Finding("gpu.devices", "each device once", f"{len(gpus)} of {len(devices)}")
+    # New firmware gives a device a new key and number, but not a new name.
+    named = [g.device_id for g in gpus if isinstance(g, VerifiedGpu)]
+    if len({g.ueid for g in gpus}) < len(gpus) or len(set(named)) < len(named):
+        yield Finding("gpu.devices", "each device once", "one is shown twice")
     for i, gpu in enumerate(gpus):
         yield from _one(f"gpu[{i}]", gpu, wanted, nonce, now)
