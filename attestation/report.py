@@ -1,9 +1,10 @@
 """Attestation reports: how a node states who it is, and how a client comes to believe it.
 
 Spec: ACI section 4 (the document) and 9.1 (the checks). Our `evidence` carries `quote`
-(hex), `collateral` (the fields of dcap-qvl's QuoteCollateralV3), `simulated` (for people)
-and `key_custody` (`{"kind": "generated" | "sealed" | "released"}`, asserted by the
-measured code). docs/spec/policy.md lists the steps that can fail.
+(hex: a DCAP quote, or an SEV-SNP report), `collateral` (the fields of dcap-qvl's
+QuoteCollateralV3, or `{vek, chain, crl?}`), `simulated` (for people) and `key_custody`
+(`{"kind": "generated" | "sealed" | "released"}`, asserted by the measured code).
+docs/spec/policy.md lists the steps that can fail.
 """
 
 from __future__ import annotations
@@ -15,17 +16,18 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from attestation.collateral.model import Collateral
+from attestation.collateral.snp import SnpEndorsements
 from attestation.errors import (
     CollateralError,
     Finding,
     MalformedEvidence,
     VerificationError,
 )
-from attestation.issuers.base import IssuedEvidence
+from attestation.issuers.base import SEV_SNP, IssuedEvidence
 from attestation.keyset import Keyset
 from attestation.policy import Appraisal, Policy, evaluate
 from attestation.statement import report_data
-from attestation.verify import verify_quote
+from attestation.verify.cpu import read_endorsements_json, verify_cpu
 
 API_VERSION: Final = "aci/1"
 MAX_KEYSET_LIFETIME_S: Final = 400 * 86400
@@ -35,6 +37,8 @@ _MAX_QUOTE_HEX: Final = 2 << 16
 _HEX: Final = re.compile(r"(?:[0-9a-fA-F]{2})*")
 _COMMIT: Final = re.compile(r"[0-9a-f]{40}([0-9a-f]{24})?")
 _DIGEST: Final = re.compile(r"sha256:[0-9a-f]{64}")
+_TEE_TYPES: Final = {"sev-snp": SEV_SNP}
+"""ACI's names of the kinds of evidence that go by another name here. ACI 4.2."""
 _PROVENANCE: Final = ("repo_url", "repo_commit", "image_digest", "image_provenance")
 
 
@@ -117,13 +121,15 @@ def _quote(evidence: Mapping[str, Any]) -> bytes:
     return bytes.fromhex(text)
 
 
-def _collateral(evidence: Mapping[str, Any], given: Collateral | None) -> Collateral:
+def _endorsements(
+    quote: bytes, evidence: Mapping[str, Any], given: Collateral | SnpEndorsements | None
+) -> Collateral | SnpEndorsements:
     """The caller's collateral, which may be newer, else the report's own."""
     if given is not None:
         return given
     if evidence.get("collateral") is None:
         raise CollateralError("the report carries no collateral and the caller gave none")
-    return Collateral.from_json(evidence["collateral"])
+    return read_endorsements_json(quote, evidence["collateral"])
 
 
 def _check_keyset(keyset: Keyset, now: int) -> None:
@@ -193,7 +199,7 @@ def appraise_report(
     roots: Sequence[bytes],
     policy: Policy,
     now: int,
-    collateral: Collateral | None = None,
+    collateral: Collateral | SnpEndorsements | None = None,
 ) -> AttestedNode:
     """The node behind `report` is one `policy` wants, and these are its keys.
 
@@ -218,8 +224,9 @@ def appraise_report(
     _check_equal("report_data", expected[:32].hex(), stated_data)
     _check_keyset(keyset, now)
 
-    verified = verify_quote(_quote(evidence), _collateral(evidence, collateral), roots, now)
-    if tee_type != verified.tee:
+    quote = _quote(evidence)
+    verified = verify_cpu(quote, _endorsements(quote, evidence, collateral), roots, now)
+    if tee_type != _TEE_TYPES.get(verified.tee, verified.tee):
         raise VerificationError("tee_type", f"{tee_type[:32]!r}, but the quote is {verified.tee}")
     if not hmac.compare_digest(verified.report_data, expected):
         raise VerificationError("report_data", "the quote is not over this keyset and nonce")

@@ -18,7 +18,15 @@ from attestation.errors import AttestationError
 from enclave.errors import EnclaveError
 from gateway import logs
 from gateway.errors import GatewayError
-from gateway.settings import DATABASE_FILE, TEES, Limits, ModelChoice, Provenance, Settings
+from gateway.settings import (
+    DATABASE_FILE,
+    SIMULATED_TEES,
+    TEES,
+    Limits,
+    ModelChoice,
+    Provenance,
+    Settings,
+)
 from gateway.storage import ApiKeyStore, Database, KeyRefused, StorageError
 
 T = TypeVar("T")
@@ -59,7 +67,12 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--tee", type=click.Choice(TEES), required=True, help="Where evidence comes from.")
+@click.option(
+    "--tee",
+    type=click.Choice(TEES),
+    required=True,
+    help="Where evidence comes from; auto is the TEE this machine has, never the simulator.",
+)
 @click.option("--host", default="127.0.0.1", show_default=True)
 @click.option("--port", type=click.IntRange(0, 65535), default=8443, show_default=True)
 @_STATE_DIR
@@ -86,7 +99,13 @@ def main() -> None:
     help="Where it is kept; default: STATE_DIR/collateral.",
 )
 @_DATABASE
-@click.option("--sim-tee", type=click.Choice(["tdx", "sgx"]), default="tdx", show_default=True)
+@click.option(
+    "--sim-tee",
+    type=click.Choice(SIMULATED_TEES),
+    default="tdx",
+    show_default=True,
+    help="What the simulator simulates.",
+)
 @click.option("--source-repo", help="Public repository of this code.")
 @click.option("--source-commit")
 @click.option("--image-digest", help="sha256:<hex> of the image that runs.")

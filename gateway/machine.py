@@ -10,9 +10,11 @@ from typing import Final, Self
 
 from attestation.canonical import jcs
 from attestation.collateral.model import Collateral
+from attestation.collateral.snp import SnpEndorsements
 from attestation.errors import CollateralError
-from attestation.issuers import Issuer, open_issuer
+from attestation.issuers import Issuer, detect_issuer, open_issuer
 from attestation.issuers.simulator import (
+    AmdAuthority,
     MeasuredState,
     SimulatorIssuer,
     load_or_create_seed,
@@ -23,27 +25,37 @@ from gateway.errors import StartError
 from gateway.settings import Settings
 
 SIMULATOR: Final = "simulator"
+AUTO: Final = "auto"
 _MAX_COLLATERAL_BYTES: Final = 4 << 20
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Machine:
-    """What evidence will come from. `seed` is the simulator's, `hardware` anything else's."""
+    """What evidence will come from. `hardware` is None for the simulator, which has the rest.
+
+    `authority` is the simulated AMD that certifies it, None where it simulates no AMD.
+    """
 
     settings: Settings
     hardware: Issuer | None = None
     seed: bytes = b""
+    authority: AmdAuthority | None = None
 
     @classmethod
     def open(cls, settings: Settings) -> Self:
-        """The machine a person named with `--tee`; there is no fallback.
+        """The machine a person named with `--tee`, or let us find; never the simulator unnamed.
 
         Raises IssuerError, or StartError about the collateral.
         """
         collateral = read_collateral(settings.collateral)
-        if settings.tee == SIMULATOR:
-            return cls(settings, seed=load_or_create_seed(settings.state_dir / "simulator.seed"))
-        return cls(settings, hardware=open_issuer(settings.tee, collateral=collateral))
+        if settings.tee != SIMULATOR:
+            name = detect_issuer() if settings.tee == AUTO else settings.tee
+            return cls(settings, hardware=open_issuer(name, collateral=collateral))
+        authority = None
+        if settings.sim_tee == "sev-snp":
+            authority = AmdAuthority.load_or_create(settings.state_dir / "simulator-amd.pem")
+        seed = load_or_create_seed(settings.state_dir / "simulator.seed")
+        return cls(settings, seed=seed, authority=authority)
 
     def issuer(self, models: list[tuple[str, str]]) -> Issuer:
         """The issuer, once the models' (id, digest) are known: the simulator measures them."""
@@ -54,7 +66,7 @@ class Machine:
             config_digest=measure_config(self.settings.measured(models)),
             model_digest=hashlib.sha256(jcs(dict(models))).digest(),
         )
-        return SimulatorIssuer(self.settings.sim_tee, self.seed, measured)
+        return SimulatorIssuer(self.settings.sim_tee, self.seed, measured, authority=self.authority)
 
 
 def code_provenance(settings: Settings) -> Settings:
@@ -67,14 +79,20 @@ def code_provenance(settings: Settings) -> Settings:
     )
 
 
-def read_collateral(path: Path | None) -> Collateral | None:
-    """The operator's collateral, for issuers that have none to give. Raises StartError."""
+def read_collateral(path: Path | None) -> Collateral | SnpEndorsements | None:
+    """The operator's collateral, for issuers that have none to give. Raises StartError.
+
+    AMD's endorsements are told from DCAP's by their `vek`.
+    """
     if path is None:
         return None
     try:
         if path.stat().st_size > _MAX_COLLATERAL_BYTES:
             raise StartError(f"{path} is too large to be collateral")
-        return Collateral.from_json(json.loads(path.read_bytes()))
+        document = json.loads(path.read_bytes())
+        if isinstance(document, dict) and "vek" in document:
+            return SnpEndorsements.from_json(document)
+        return Collateral.from_json(document)
     except OSError as e:
         raise StartError(f"{path}: {e.strerror}") from None
     except (ValueError, CollateralError) as e:

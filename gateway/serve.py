@@ -104,7 +104,7 @@ async def _until_told(
         await serving
         raise StartError("the server stopped before it listened")
     facts = describe(node, listener)
-    event("ready", url=facts["url"], keyset_digest=facts["keyset_digest"], tee=node.settings.tee)
+    event("ready", url=facts["url"], keyset_digest=facts["keyset_digest"], tee=node.issuer.name)
     ready(facts)
     stopped = asyncio.create_task(stop.wait())
     await asyncio.wait({serving, stopped}, return_when=asyncio.FIRST_COMPLETED)

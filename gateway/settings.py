@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, Final
 
 DATABASE_FILE: Final = "node.db"
-TEES: Final = ("simulator", "gramine", "tsm", "dstack")
+TEES: Final = ("auto", "simulator", "gramine", "tsm", "dstack")
+SIMULATED_TEES: Final = ("tdx", "sgx", "sev-snp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,10 @@ class ModelChoice:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """One node. `tee` is always typed by a person; nothing falls back to the simulator."""
+    """One node. `tee` is always typed by a person; nothing falls back to the simulator.
+
+    "auto" is the device the machine has. `sim_tee` is what the simulator simulates.
+    """
 
     tee: str
     state_dir: Path

@@ -53,7 +53,7 @@ def become_gateway(command: str, arguments: tuple[str, ...]) -> NoReturn:
 )
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def serve(arguments: tuple[str, ...]) -> None:
-    """Run a node: `adyton serve --tee simulator|gramine|tsm|dstack [options]`.
+    """Run a node: `adyton serve --tee auto|gramine|tsm|dstack|simulator [options]`.
 
     All arguments go to the gateway; `adyton serve --help` lists them.
     """

@@ -5,7 +5,7 @@ Spec: dstack, "Guest Agent RPC API" (0.5): `POST /GetQuote`, `POST /GetKey`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,16 +20,28 @@ from attestation.issuers.device import (
     derive_sealing_key,
 )
 
-SOCKET: Final = Path("/var/run/dstack.sock")
+SOCKETS: Final = (
+    Path("/var/run/dstack.sock"),
+    Path("/run/dstack.sock"),
+    Path("/var/run/dstack/dstack.sock"),
+    Path("/run/dstack/dstack.sock"),
+)
+"""Where dstack's own clients look for the agent, in their order."""
 _KEY_PATH: Final = "adyton/sealing/v1"
 _KEY_BYTES: Final = 32
 _TIMEOUT_S: Final = 30.0
 
 
+def find_socket(places: Sequence[Path]) -> Path | None:
+    """The first of these that is a socket; None where none is."""
+    return next((path for path in places if path.is_socket()), None)
+
+
 class DstackIssuer:
     """Issues TDX quotes of this dstack guest. Thread-safe.
 
-    Opening it asks for one quote, to know the measurement and to fail early.
+    Opening it asks for one quote, to know the measurement and to fail early. Without
+    `socket`, the usual places are tried.
     """
 
     name = "dstack"
@@ -38,11 +50,11 @@ class DstackIssuer:
 
     def __init__(
         self,
-        socket: Path = SOCKET,
+        socket: Path | None = None,
         collateral: Collateral | None = None,
         timeout_s: float = _TIMEOUT_S,
     ) -> None:
-        self._socket = socket
+        self._socket = socket = socket or find_socket(SOCKETS) or SOCKETS[0]
         self._collateral = collateral
         # trust_env off: a proxy named in the environment must not come between us and the
         # agent that hands out our keys.

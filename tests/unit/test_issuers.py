@@ -11,12 +11,15 @@ import errno
 import hashlib
 import json
 import os
+import socket
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -30,7 +33,7 @@ from attestation.collateral.snp import SnpEndorsements
 from attestation.evidence import AttestationReport, CertificateTable, parse_quote
 from attestation.evidence.snp import REPORT_BYTES
 from attestation.evidence.snp_certs import ARK_GUID, ASK_GUID, VCEK_GUID, VLEK_GUID
-from attestation.issuers import HARDWARE_ISSUERS, IssuerError, open_issuer
+from attestation.issuers import HARDWARE_ISSUERS, IssuerError, detect_issuer, dstack, open_issuer
 from attestation.issuers.device import MAX_QUOTE_BYTES, DeviceError, DeviceFiles
 from attestation.issuers.dstack import DstackIssuer
 from attestation.issuers.gramine import DEVICE, GramineIssuer
@@ -568,6 +571,82 @@ def test_opening_dstack_by_name(agent: Agent) -> None:
     issuer = open_issuer("dstack", device=agent.path, collateral=COLLATERAL)
     assert issuer.name == "dstack"
     assert issuer.issue(REPORT_DATA).collateral is COLLATERAL
+
+
+@pytest.mark.parametrize("name", ["gramine", "dstack"])
+def test_amds_endorsements_do_not_go_out_with_intels_quotes(name: str, tmp_path: Path) -> None:
+    with pytest.raises(IssuerError, match="is for SEV-SNP"):
+        open_issuer(name, device=tmp_path, collateral=ENDORSEMENTS)
+
+
+# --- detecting ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Iterator[Callable[[str], None]]:
+    """A machine whose / is `tmp_path`; calling it gives it a device."""
+    # Paths of sockets are short: the agent listens elsewhere and is linked to.
+    with TemporaryDirectory(prefix="adyton-") as folder, ExitStack() as agents:
+
+        def add(kind: str) -> None:
+            if kind == "gramine":
+                (tmp_path / "dev/attestation").mkdir(parents=True)
+                (tmp_path / "dev/attestation/attestation_type").write_bytes(b"dcap")
+            elif kind == "tsm":
+                (tmp_path / "sys/kernel/config/tsm/report").mkdir(parents=True)
+            else:
+                server = socket.socket(socket.AF_UNIX)
+                agents.enter_context(server)
+                server.bind(f"{folder}/agent")
+                place = tmp_path / kind.removeprefix("/")
+                place.parent.mkdir(parents=True)
+                place.symlink_to(f"{folder}/agent")
+
+        yield add
+
+
+@pytest.mark.parametrize(
+    ("devices", "found"),
+    [
+        (["gramine"], "gramine"),
+        (["tsm"], "tsm"),
+        (["/var/run/dstack.sock"], "dstack"),
+        (["/run/dstack/dstack.sock"], "dstack"),
+        (["tsm", "/var/run/dstack.sock"], "dstack"),
+        (["tsm", "/run/dstack.sock", "gramine"], "gramine"),
+    ],
+)
+def test_the_innermost_of_a_machines_devices_is_chosen(
+    machine: Callable[[str], None], tmp_path: Path, devices: list[str], found: str
+) -> None:
+    for device in devices:
+        machine(device)
+    assert detect_issuer(tmp_path) == found
+
+
+def test_a_machine_without_a_tee_is_told_what_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(IssuerError) as e:
+        detect_issuer(tmp_path)
+    for name in ("/dev/attestation", "dstack.sock", "/sys/kernel/config/tsm/report"):
+        assert name in str(e.value)
+    assert "simulat" not in str(e.value)
+
+
+def test_what_only_has_a_devices_name_is_none(tmp_path: Path) -> None:
+    (tmp_path / "dev/attestation").mkdir(parents=True)
+    (tmp_path / "var/run").mkdir(parents=True)
+    (tmp_path / "var/run/dstack.sock").touch()
+    (tmp_path / "sys/kernel/config/tsm").mkdir(parents=True)
+    (tmp_path / "sys/kernel/config/tsm/report").touch()
+    with pytest.raises(IssuerError, match="no TEE"):
+        detect_issuer(tmp_path)
+
+
+def test_dstack_without_a_named_socket_tries_the_usual_places(
+    agent: Agent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dstack, "SOCKETS", (tmp_path / "absent", agent.path))
+    assert DstackIssuer().measurement == "0d" * 48
 
 
 # --- the system calls -------------------------------------------------------------------

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import attested
 import pytest
+import snp_pki
 from attested import NONCE, NOW, changed, platform, report
 
+from attestation.collateral.snp import SnpEndorsements
 from attestation.errors import (
     CollateralError,
+    Finding,
     MalformedEvidence,
     PolicyError,
     VerificationError,
 )
+from attestation.evidence.snp import GuestPolicy
 from attestation.issuers.base import IssuedEvidence
+from attestation.issuers.simulator import AmdAuthority, SimulatedSnp
+from attestation.issuers.simulator.snp import HEALTHY_POLICY
 from attestation.keyset import KeyEntry
 from attestation.policy import Policy, load_policy
 from attestation.report import MAX_KEYSET_LIFETIME_S, AttestedNode, appraise_report, build_report
@@ -296,6 +304,135 @@ def test_issuer_without_collateral_leaves_it_out() -> None:
 def test_unreadable_collateral_is_a_collateral_error(value: Any) -> None:
     with pytest.raises(CollateralError):
         appraise(changed(report(), "attestation.evidence.collateral", value))
+
+
+# --- SEV-SNP -------------------------------------------------------------------------------------
+
+
+@lru_cache
+def amd() -> SimulatedSnp:
+    authority = AmdAuthority.of(snp_pki.rsa_key("ark"), snp_pki.rsa_key("ask"))
+    return SimulatedSnp(seed=attested.SEED, authority=authority, now=NOW)
+
+
+@lru_cache
+def endorsements() -> SnpEndorsements:
+    return amd().endorsements()
+
+
+def snp_report(nonce: str | None = NONCE, **fields: Any) -> dict[str, Any]:
+    """What a healthy SNP node serves for `nonce`."""
+    data = report_data(attested.keyset().digest, nonce)
+    raw = amd().report({"measurement": b"\x0a" * 48, "report_data": data, **fields})
+    evidence = IssuedEvidence("sev_snp", raw, endorsements(), simulated=True)
+    return report(evidence=evidence, nonce=nonce)
+
+
+STRICT_SNP = load_policy(
+    {
+        "version": 1,
+        "name": "one workload",
+        "measurements": {"sev-snp": [{"measurement": "0a" * 48}]},
+    }
+)
+
+
+def appraise_snp(document: Any, **options: Any) -> AttestedNode:
+    return appraise(document, **{"roots": [amd().root_der], "policy": STRICT_SNP, **options})
+
+
+def snp_refused(step: str, document: Any, **options: Any) -> None:
+    with pytest.raises(VerificationError) as e:
+        appraise_snp(document, **options)
+    assert e.value.step == step
+
+
+def test_snp_report_is_believed_under_acis_own_name() -> None:
+    served = json.loads(json.dumps(snp_report()))
+    assert served["attestation"]["tee_type"] == "sev_snp"
+    assert set(served["attestation"]["evidence"]["collateral"]) == {"vek", "chain", "crl"}
+    node = appraise_snp(served)
+    assert node.appraisal.report.tee == "sev-snp"
+    assert node.appraisal.claims["tee_attested"].status == "asserted"
+    assert (node.fresh, node.simulated) == (True, True)
+
+
+def test_snp_node_is_refused_under_production_roots_and_another_measurement() -> None:
+    snp_refused("root", snp_report(), roots=PRODUCTION_ROOTS)
+    assert "measurements.sev-snp.measurement" in {
+        f.field for f in snp_findings(snp_report(measurement=b"\x0b" * 48))
+    }
+
+
+def snp_findings(document: Any) -> Sequence[Finding]:
+    with pytest.raises(PolicyError) as e:
+        appraise_snp(document)
+    return e.value.findings
+
+
+@pytest.mark.parametrize("stated", ["tdx", "sgx", "sev-snp", "SEV_SNP", ""])
+def test_snp_evidence_under_another_name_is_refused(stated: str) -> None:
+    snp_refused("tee_type", changed(snp_report(), "attestation.tee_type", stated))
+
+
+def test_quote_under_snps_name_is_refused() -> None:
+    refused("tee_type", changed(report(), "attestation.tee_type", "sev_snp"), policy=GENUINE)
+
+
+def test_the_evidence_itself_chooses_its_verifier() -> None:
+    """Neither the stated name nor the collateral beside it can send a report to another one."""
+    swapped = snp_report()
+    swapped["attestation"]["evidence"]["quote"] = report()["attestation"]["evidence"]["quote"]
+    with pytest.raises(CollateralError):
+        appraise_snp(swapped)
+    other = changed(report(), "attestation.evidence.quote", snp_report_hex())
+    with pytest.raises(CollateralError):
+        appraise(other)
+
+
+def snp_report_hex() -> str:
+    return str(snp_report()["attestation"]["evidence"]["quote"])
+
+
+def test_snp_report_replayed_or_restated_is_refused() -> None:
+    snp_refused("report_data", snp_report(), nonce="11" * 32)
+    snp_refused("report_data", snp_report(report_data=bytes(64)))
+    half = report_data(attested.keyset().digest, NONCE)[:32] + b"\x01" * 32
+    snp_refused("report_data", snp_report(report_data=half))
+
+
+def test_snp_report_with_a_flipped_bit_is_refused() -> None:
+    raw = bytes.fromhex(snp_report_hex())
+    for bit in (0x90 * 8, 0x50 * 8, 0x2A0 * 8):
+        flipped = attested.flip(raw, bit).hex()
+        document = changed(snp_report(), "attestation.evidence.quote", flipped)
+        snp_refused("signature", document)
+
+
+def test_snp_guest_that_the_host_may_debug_is_refused() -> None:
+    snp_refused("debug", snp_report(policy=GuestPolicy(HEALTHY_POLICY.value | 1 << 19)))
+
+
+def test_callers_newer_endorsements_replace_the_reports() -> None:
+    stale = changed(snp_report(), "attestation.evidence.collateral", {"garbage": True})
+    assert appraise_snp(stale, collateral=endorsements())
+    with pytest.raises(CollateralError, match="vek"):
+        appraise_snp(stale)
+
+
+def test_endorsements_of_the_other_vendor_are_refused() -> None:
+    with pytest.raises(CollateralError, match="AMD's endorsements, not DCAP"):
+        appraise_snp(snp_report(), collateral=attested.collateral("tdx"))
+    with pytest.raises(CollateralError, match="DCAP collateral, not AMD"):
+        appraise(report(), collateral=endorsements())
+
+
+@pytest.mark.parametrize("absent", [None, ...])
+def test_snp_report_without_endorsements_needs_the_callers(absent: Any) -> None:
+    document = changed(snp_report(), "attestation.evidence.collateral", absent)
+    with pytest.raises(CollateralError, match="no collateral"):
+        appraise_snp(document)
+    assert appraise_snp(document, collateral=endorsements())
 
 
 # --- not a report --------------------------------------------------------------------------------
