@@ -17,6 +17,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "verify": ("adyton.cli.verify", "Verify a node, step by step."),
     "verify-quote": ("adyton.cli.quote", "Verify an SGX or TDX quote offline."),
     "chat": ("adyton.cli.chat", "Talk to a verified node."),
+    "collateral": ("adyton.cli.collateral", "Fetch collateral, bundle it, look into it."),
     "receipt": ("adyton.cli.receipt", "Fetch receipts and verify them offline."),
     "demo": ("adyton.cli.demo", "Start a simulated node and try everything against it."),
 }
