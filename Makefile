@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 LOCKED := install --no-deps --require-hashes --progress-bar off
 
-.PHONY: help demo test check lint types unit coverage integration proto proto-check lock schema bench clean
+.PHONY: help demo test check lint types unit coverage integration fuzz proto proto-check lock schema bench clean
 
 help:  ## List these targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -49,7 +49,7 @@ dev: $(VENV)/.dev $(VENV)/.models  ## The same, with development tools
 demo: venv  ## Start a simulated node, verify it, chat, check the receipt
 	@$(BIN)/adyton demo
 
-test: dev check integration  ## Everything that CI runs
+test: dev check fuzz integration  ## Everything that CI runs
 
 check: dev lint types proto-check coverage  ## Lint, types, unit and property tests with coverage
 
@@ -71,6 +71,10 @@ coverage: dev
 
 integration: dev
 	$(BIN)/pytest tests/integration
+
+SECONDS_EACH ?= 20
+fuzz: dev  ## Coverage-guided fuzzing of every parser (SECONDS_EACH=20)
+	@$(BIN)/python tests/fuzz --seconds $(SECONDS_EACH)
 
 # --- generated files ------------------------------------------------------------
 

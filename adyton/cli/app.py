@@ -16,6 +16,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "keys": ("adyton.cli.node", "Create, list and revoke a node's API keys."),
     "verify": ("adyton.cli.verify", "Verify a node, step by step."),
     "verify-quote": ("adyton.cli.quote", "Verify an SGX or TDX quote offline."),
+    "explain": ("adyton.cli.explain", "Show any evidence as a tree with what each field means."),
     "chat": ("adyton.cli.chat", "Talk to a verified node."),
     "collateral": ("adyton.cli.collateral", "Fetch collateral, bundle it, look into it."),
     "receipt": ("adyton.cli.receipt", "Fetch receipts and verify them offline."),

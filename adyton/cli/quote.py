@@ -1,4 +1,4 @@
-"""`adyton verify-quote`: one quote, its collateral, a root and a time; no network."""
+"""`adyton verify-quote`: evidence of any kind, its endorsements, a root and a time; no network."""
 
 from __future__ import annotations
 
@@ -7,24 +7,23 @@ import re
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
+from adyton.cli.failures import failure_of
+from adyton.cli.judge import JUDGES, Given, Judgement
 from adyton.cli.options import READABLE, json_option, read_policy, read_roots, trust_options
-from adyton.cli.output import Steps, print_json, print_simulated, tcb_line
-
-if TYPE_CHECKING:
-    from attestation.collateral.model import Collateral
-    from attestation.policy import Appraisal
-    from attestation.verify import VerifiedReport
+from adyton.cli.output import Steps, plain, print_json, print_simulated
+from attestation.errors import AttestationError, MalformedEvidence
+from attestation.evidence.kind import EvidenceKind, kind_of
 
 MAX_QUOTE_BYTES: Final = 1 << 20
 _HEX_TEXT: Final = re.compile(rb"(?:0x)?[0-9a-fA-F\s]+")
 
 
 def read_quote(source: str) -> bytes:
-    """The quote in a file or on stdin (`-`), binary or hex text."""
+    """The evidence in a file or on stdin (`-`), binary or hex text."""
     try:
         if source == "-":
             data = sys.stdin.buffer.read(2 * MAX_QUOTE_BYTES + 1)
@@ -34,7 +33,7 @@ def read_quote(source: str) -> bytes:
     except OSError as e:
         raise click.UsageError(f"{source}: {e.strerror or e}") from None
     text = data.strip()
-    # A binary quote starts with a version number below 0x20, so it is never hex text.
+    # Binary evidence has bytes below 0x20 near its start, so it is never hex text.
     if text and _HEX_TEXT.fullmatch(text):
         digits = b"".join(text.removeprefix(b"0x").split())
         try:
@@ -44,73 +43,124 @@ def read_quote(source: str) -> bytes:
     return data
 
 
-def read_collateral(path: Path) -> Collateral:
-    """Read the JSON form of QuoteCollateralV3. Raises CollateralError."""
-    from attestation.canonical import loads_strict
-    from attestation.collateral.model import Collateral
-    from attestation.errors import CollateralError, MalformedEvidence
-
-    try:
-        return Collateral.from_json(loads_strict(path.read_bytes(), "collateral"))
-    except MalformedEvidence as e:
-        raise CollateralError(str(e)) from None
-
-
-def _report_data(text: str | None) -> bytes | None:
+def _hex(option: str, text: str | None, sizes: tuple[int, ...]) -> bytes | None:
     if text is None:
         return None
     try:
-        data = bytes.fromhex(text)
+        data = bytes.fromhex(text.removeprefix("0x"))
     except ValueError:
         data = b""
-    if len(data) not in (32, 64):
-        raise click.UsageError("--report-data must be 32 or 64 bytes of hex")
-    return data.ljust(64, b"\0")
+    if len(data) not in sizes:
+        allowed = " or ".join(map(str, sizes[:2])) if len(sizes) < 3 else f"1 to {sizes[-1]}"
+        raise click.UsageError(f"--{option} must be {allowed} bytes of hex")
+    return data
 
 
-def facts(report: VerifiedReport) -> dict[str, Any]:
-    """What verification found, for the JSON output."""
+def _kind(data: bytes, told: str | None, given: Given) -> EvidenceKind:
+    """What to judge `data` as. Raises MalformedEvidence when it looks like nothing known."""
+    kind = EvidenceKind(told) if told is not None else kind_of(data)
+    if kind is None and given.collateral is not None:
+        kind = EvidenceKind.TDX  # whoever gives collateral means a quote; its parser says more
+    if kind is None:
+        raise MalformedEvidence("evidence", "is of no kind known here", 0)
+    if kind not in JUDGES:
+        raise click.UsageError(f"{kind}: shown by `adyton explain`, but proves nothing by itself")
+    return kind
+
+
+def judge(data: bytes, told: str | None, given: Given) -> Judgement:
+    """The evidence is authentic and wanted. A refusal carries what is known in `json_extra`."""
+    known: dict[str, Any] = {"tee": None, "tcb_status": None, "policy": given.policy.name}
+    try:
+        known["tee"] = told or kind_of(data)
+        return JUDGES[_kind(data, told, given)](data, given)
+    except AttestationError as e:
+        e.__dict__["json_extra"] = known | e.__dict__.get("json_extra", {})
+        raise
+
+
+def _accepted_json(judgement: Judgement, given: Given) -> dict[str, Any]:
     return {
-        "tee": report.tee,
-        "tcb_status": report.tcb_status,
-        "simulated": report.simulated,
-        "measurement": report.measurement,
-        "measurements": dict(report.measurements),
-        "report_data": report.report_data.hex(),
-        "root_sha256": report.root_sha256,
-        "endorsements_not_before": report.endorsements_not_before,
-        "endorsements_not_after": report.endorsements_not_after,
-        **report.facts(),
+        "verdict": "accept",
+        "reason": None,
+        "tcb_status": None,
+        "policy": given.policy.name,
+        **judgement.facts,
+        "findings": [],
+        "inspection_only": given.policy.inspection_only,
+        "claims": {k: c.to_json() for k, c in judgement.claims.items()},
     }
 
 
-def _tee_of(quote: bytes) -> str | None:
-    """Which TEE the bytes claim to come from; None when they are not a quote."""
-    from attestation.errors import MalformedEvidence
-    from attestation.evidence import SgxQuote, parse_quote
-
-    try:
-        return "sgx" if isinstance(parse_quote(quote), SgxQuote) else "tdx"
-    except MalformedEvidence:
-        return None
-
-
-def _print_accepted(report: VerifiedReport, appraisal: Appraisal) -> None:
+def _print_accepted(judgement: Judgement, given: Given) -> None:
     steps = Steps(quiet=False)
-    steps.ok("authentic", f"{report.tee} quote, root sha256 {report.root_sha256}")
-    steps.ok("platform TCB", tcb_line(report))
-    steps.ok(f"policy {appraisal.policy_name}", f"measurement {report.measurement}")
-    if report.simulated:
+    for name, detail in judgement.lines:
+        steps.ok(name, detail)
+    if judgement.simulated:
         print_simulated()
-    if appraisal.inspection_only:
+    if given.policy.inspection_only:
         steps.note("inspection only: this policy accepts any workload", warn=True)
 
 
+def _tell(judgement: Judgement, given: Given, *, as_json: bool) -> None:
+    if as_json:
+        print_json(_accepted_json(judgement, given))
+    else:
+        _print_accepted(judgement, given)
+
+
+def _judge_each(files: tuple[str, ...], told: str | None, given: Given, *, as_json: bool) -> int:
+    """Several files with the same options, one after the other; the first refusal's code."""
+    code = 0
+    for name in files:
+        if not as_json:
+            click.secho(plain(name), bold=True)
+        try:
+            _tell(judge(read_quote(name), told, given), given, as_json=as_json)
+        except AttestationError as e:
+            failure = failure_of(e)
+            code = code or failure.exit_code
+            if as_json:
+                print_json({"verdict": "reject", "file": name, **failure.to_json()})
+            else:
+                Steps(quiet=False).fail(failure.headline, failure.reason)
+    return code
+
+
 @click.command(name="verify-quote")
-@click.argument("quote", metavar="QUOTE")
+@click.argument("evidence", metavar="FILE...", nargs=-1, required=True)
 @click.option(
-    "--collateral", type=READABLE, required=True, help="JSON, fields of QuoteCollateralV3."
+    "--evidence-type",
+    type=click.Choice([k.value for k in JUDGES]),
+    help="Judge it as this kind, whatever it looks like.",
 )
+@click.option(
+    "--collateral",
+    type=READABLE,
+    help="For SGX and TDX: JSON with the fields of QuoteCollateralV3, or a bundle.",
+)
+@click.option("--endorsement", type=READABLE, help="For SEV-SNP: the VCEK or VLEK (DER or PEM).")
+@click.option(
+    "--chain", type=READABLE, multiple=True, help="For SEV-SNP: ASK and ARK (PEM). Repeatable."
+)
+@click.option("--crl", type=READABLE, help="For SEV-SNP: the ARK's revocation list.")
+@click.option(
+    "--cert-chain", type=READABLE, help="For NVIDIA: the device's certificate chain (PEM)."
+)
+@click.option(
+    "--rim",
+    "rims",
+    type=READABLE,
+    multiple=True,
+    help="For NVIDIA: signed reference values (XML). Repeatable.",
+)
+@click.option(
+    "--revocation",
+    type=READABLE,
+    multiple=True,
+    help="For NVIDIA: OCSP responses or CRLs (DER). Repeatable.",
+)
+@click.option("--nonce", metavar="HEX", help="For NVIDIA, Nitro and RA-TLS: demand this nonce.")
 @trust_options
 @click.option(
     "--at", type=click.IntRange(min=0), metavar="UNIX", help="Judge at this time, not now."
@@ -119,47 +169,49 @@ def _print_accepted(report: VerifiedReport, appraisal: Appraisal) -> None:
 @json_option
 def verify_quote(
     *,
-    quote: str,
-    collateral: Path,
+    evidence: tuple[str, ...],
+    evidence_type: str | None,
+    collateral: Path | None,
+    endorsement: Path | None,
+    chain: tuple[Path, ...],
+    crl: Path | None,
+    cert_chain: Path | None,
+    rims: tuple[Path, ...],
+    revocation: tuple[Path, ...],
+    nonce: str | None,
     root: tuple[Path, ...],
     policy: str,
     measurement: str | None,
     at: int | None,
     report_data: str | None,
     as_json: bool,
-) -> None:
-    """Verify a DCAP quote (SGX v3, TDX v4 or v5) offline.
+) -> int:
+    """Verify evidence of any kind offline.
 
-    QUOTE is a file, binary or hex, or - for stdin. Without --root, Intel's root is
-    trusted.
+    SGX and TDX quotes, SEV-SNP reports, AWS Nitro documents, NVIDIA GPU and NVSwitch
+    evidence and its signed reference values, and RA-TLS certificates.
+
+    FILE is binary or hex, or - for stdin; its kind is told by its content. Without --root
+    the vendors' own roots are trusted. Several FILEs are judged one by one with the same
+    options, and the exit code is that of the first refusal.
     """
-    from attestation.errors import AttestationError
-    from attestation.policy import evaluate
-    from attestation.verify import verify_quote as verify
-
-    rules, roots = read_policy(policy, measurement), read_roots(root)
-    expected = _report_data(report_data)
-    data = read_quote(quote)
-    now = int(time.time()) if at is None else at
-    known: dict[str, Any] = {"tcb_status": None, "tee": None, "policy": rules.name}
-    try:
-        known["tee"] = _tee_of(data)
-        report = verify(data, read_collateral(collateral), roots, now)
-        known |= facts(report)
-        appraisal = evaluate(report, rules, report_data=expected, now=now)
-    except AttestationError as e:
-        e.__dict__["json_extra"] = known
-        raise
-    if as_json:
-        print_json(
-            {
-                "verdict": "accept",
-                "reason": None,
-                **known,
-                "findings": [],
-                "inspection_only": appraisal.inspection_only,
-                "claims": {k: c.to_json() for k, c in appraisal.claims.items()},
-            }
-        )
-    else:
-        _print_accepted(report, appraisal)
+    expected = _hex("report-data", report_data, (32, 64))
+    given = Given(
+        policy=read_policy(policy, measurement),
+        roots=read_roots(root),
+        named_roots=bool(root),
+        now=int(time.time()) if at is None else at,
+        report_data=None if expected is None else expected.ljust(64, b"\0"),
+        collateral=collateral,
+        endorsement=endorsement,
+        chain=chain,
+        crl=crl,
+        cert_chain=cert_chain,
+        rims=rims,
+        revocation=revocation,
+        nonce=_hex("nonce", nonce, tuple(range(1, 1025))),
+    )
+    if len(evidence) > 1:
+        return _judge_each(evidence, evidence_type, given, as_json=as_json)
+    _tell(judge(read_quote(evidence[0]), evidence_type, given), given, as_json=as_json)
+    return 0

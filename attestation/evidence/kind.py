@@ -22,6 +22,7 @@ _SPDM_MEASUREMENTS: Final = (0x10, 0x11, 0x12)
 _GET_MEASUREMENTS: Final = 0xE0
 _EV_NO_ACTION: Final = (3).to_bytes(4, "little")
 _LEGACY_SIGNATURES: Final = (b"Spec ID Event00", b"Spec ID Event02", b"Spec ID Event03")
+_HCL_MAGIC: Final = b"HCLA"
 _COSE_SIGN1: Final = re.compile(rb"\xd2?\x84[\x40-\x5b]")
 _JWT: Final = re.compile(rb"eyJ[\w-]+\.[\w-]+\.[\w-]*")
 _RIM_TAG: Final = re.compile(rb"<(?:\w+:)?SoftwareIdentity[\s>]")
@@ -41,6 +42,7 @@ class EvidenceKind(StrEnum):
     NVIDIA_EAT = "nvidia-eat"
     EVENT_LOG = "eventlog"
     RATLS = "ratls"
+    HCL = "hcl"
     JSON = "json"
 
 
@@ -85,6 +87,10 @@ def _event_log(data: bytes) -> EvidenceKind | None:
     return EvidenceKind.EVENT_LOG if right else None
 
 
+def _hcl(data: bytes) -> EvidenceKind | None:
+    return EvidenceKind.HCL if data.startswith(_HCL_MAGIC) else None
+
+
 def _text(data: bytes) -> EvidenceKind | None:
     head = data[:_HEAD].lstrip(_WHITESPACE)
     if _JWT.match(head):
@@ -107,6 +113,7 @@ def _certificate(data: bytes) -> EvidenceKind | None:
 _TELLERS: Final[tuple[Callable[[bytes], EvidenceKind | None], ...]] = (
     _event_log,
     _tpm,
+    _hcl,
     _nvidia,
     _snp,
     _dcap,

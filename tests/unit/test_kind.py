@@ -18,6 +18,7 @@ SAMPLES = {
     "tpm": (b"\xffTCG\x80\x18\x00", EvidenceKind.TPM),
     "tpm-sized": (b"\x00\x91\xffTCG\x80\x18\x00", EvidenceKind.TPM),
     "spdm": (b"\x11\xe0\x01\xff" + bytes(40), EvidenceKind.NVIDIA),
+    "hcl": (b"HCLA\x01\x00\x00\x00", EvidenceKind.HCL),
     "tcg-log": (TCG, EvidenceKind.EVENT_LOG),
     "json-log": (b'[{"imr": 0, "event_type": 1}]', EvidenceKind.EVENT_LOG),
     "rim": (b'<?xml version="1.0"?>\n<SoftwareIdentity xmlns="x">', EvidenceKind.NVIDIA_RIM),

@@ -1,0 +1,255 @@
+"""One kind of evidence, judged offline: what to read beside it, and which verifier decides.
+
+Each judge reads the files its kind needs from `Given`, verifies, asks the policy, and
+returns a `Judgement` or raises the error that says why not. Nothing here decides anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from adyton.cli.output import tcb_line
+from attestation.evidence.kind import EvidenceKind
+
+if TYPE_CHECKING:
+    from attestation.policy import Appraisal, Policy
+    from attestation.policy.appraisal import Claim
+    from attestation.verify import VerifiedReport
+
+MAX_FILE_BYTES: Final = 8 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Given:
+    """What a person gave beside the evidence. Files are read when a judge needs them."""
+
+    policy: Policy
+    roots: tuple[bytes, ...]
+    named_roots: bool
+    now: int
+    report_data: bytes | None = None
+    nonce: bytes | None = None
+    collateral: Path | None = None
+    endorsement: Path | None = None
+    chain: tuple[Path, ...] = ()
+    crl: Path | None = None
+    cert_chain: Path | None = None
+    rims: tuple[Path, ...] = ()
+    revocation: tuple[Path, ...] = ()
+
+    def read(self, option: str) -> bytes:
+        """The contents of the file given as `option`. Raises UsageError when none was."""
+        path: Path | None = getattr(self, option.replace("-", "_"))
+        if path is None:
+            raise click.UsageError(f"this kind of evidence needs --{option} FILE")
+        return read_file(path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """Evidence that is authentic and wanted, as it is told. `lines` are (check, detail)."""
+
+    tee: str
+    facts: Mapping[str, Any]
+    claims: Mapping[str, Claim] = field(default_factory=dict)
+    lines: tuple[tuple[str, str], ...]
+    simulated: bool = False
+
+
+def read_file(path: Path) -> bytes:
+    """The contents of a file a person named. Raises UsageError when it is not a sane one."""
+    try:
+        with path.open("rb") as f:
+            data = f.read(MAX_FILE_BYTES + 1)
+    except OSError as e:
+        raise click.UsageError(f"{path}: {e.strerror or e}") from None
+    if len(data) > MAX_FILE_BYTES:
+        raise click.UsageError(f"{path}: larger than {MAX_FILE_BYTES} bytes")
+    return data
+
+
+def report_facts(report: VerifiedReport) -> dict[str, Any]:
+    """What verification found of CPU evidence, for the JSON output."""
+    return {
+        "tee": report.tee,
+        "tcb_status": report.tcb_status,
+        "simulated": report.simulated,
+        "measurement": report.measurement,
+        "measurements": dict(report.measurements),
+        "report_data": report.report_data.hex(),
+        "root_sha256": report.root_sha256,
+        "endorsements_not_before": report.endorsements_not_before,
+        "endorsements_not_after": report.endorsements_not_after,
+        **report.facts(),
+    }
+
+
+@contextmanager
+def _carrying(facts: Mapping[str, Any]) -> Iterator[None]:
+    """A policy's refusal within still tells what was found to be authentic."""
+    from attestation.errors import PolicyError
+
+    try:
+        yield
+    except PolicyError as e:
+        e.__dict__["json_extra"] = dict(facts)
+        raise
+
+
+def _judged(report: VerifiedReport, given: Given) -> Judgement:
+    from attestation.policy import evaluate
+
+    with _carrying(report_facts(report)):
+        appraisal = evaluate(report, given.policy, report_data=given.report_data, now=given.now)
+    return _told(appraisal)
+
+
+def _told(appraisal: Appraisal) -> Judgement:
+    report = appraisal.report
+    return Judgement(
+        tee=report.tee,
+        facts=report_facts(report),
+        claims=appraisal.claims,
+        lines=(
+            ("authentic", f"{report.tee} evidence, root sha256 {report.root_sha256}"),
+            ("platform TCB", tcb_line(report)),
+            (
+                f"policy {appraisal.policy_name}",
+                f"{report.measurement_name} {report.measurement}",
+            ),
+        ),
+        simulated=report.simulated,
+    )
+
+
+def _dcap(data: bytes, given: Given) -> Judgement:
+    from attestation.collateral.bundle import collateral_for
+    from attestation.verify import verify_quote
+
+    collateral = collateral_for(given.read("collateral"), data)
+    return _judged(verify_quote(data, collateral, given.roots, given.now), given)
+
+
+def _snp(data: bytes, given: Given) -> Judgement:
+    from attestation.collateral.snp import SnpEndorsements
+    from attestation.verify.snp import verify_snp
+
+    if given.collateral is not None:
+        from attestation.canonical import loads_strict
+
+        endorsements = SnpEndorsements.from_json(loads_strict(given.read("collateral")))
+    else:
+        chain = b"\n".join(read_file(path) for path in given.chain)
+        crl = None if given.crl is None else read_file(given.crl)
+        endorsements = SnpEndorsements.from_files(given.read("endorsement"), chain, crl)
+    return _judged(verify_snp(data, endorsements, given.roots, given.now), given)
+
+
+def _nitro(data: bytes, given: Given) -> Judgement:
+    from attestation.verify.nitro import verify_nitro
+
+    return _judged(verify_nitro(data, given.roots, given.now, nonce=given.nonce), given)
+
+
+def _rim_roots(given: Given) -> tuple[bytes, ...]:
+    """Reference values chain to a root of their own, which vouches for no evidence."""
+    from attestation.roots import NVIDIA_RIM_ROOT
+
+    return given.roots if given.named_roots else (NVIDIA_RIM_ROOT,)
+
+
+def _revocation(given: Given) -> tuple[bytes, ...]:
+    return tuple(read_file(path) for path in given.revocation)
+
+
+def _nvidia(data: bytes, given: Given) -> Judgement:
+    from attestation.policy.evaluate import evaluate_gpus
+    from attestation.verify.nvidia import verify_gpu
+    from attestation.verify.nvidia_rim import verify_rim
+
+    revocation = _revocation(given)
+    rims = [
+        verify_rim(read_file(path), _rim_roots(given), given.now, revocation=revocation)
+        for path in given.rims
+    ]
+    gpu = verify_gpu(
+        data,
+        given.read("cert-chain"),
+        given.roots,
+        given.now,
+        nonce=given.nonce,
+        rims=rims,
+        revocation=revocation,
+    )
+    facts = {"tee": gpu.kind, "simulated": False, **gpu.facts()}
+    with _carrying(facts):
+        evaluate_gpus([gpu], given.policy, nonce=given.nonce, now=given.now)
+    return Judgement(
+        tee=gpu.kind,
+        facts=facts,
+        lines=(
+            ("authentic", f"{gpu.kind} {gpu.hwmodel}, root sha256 {gpu.root_sha256}"),
+            ("nonce", "checked" if gpu.nonce_checked else "not known, so not checked"),
+            ("firmware", "compared with signed reference values" if gpu.measured else "unknown"),
+            (f"policy {given.policy.name}", f"driver {gpu.driver_version}"),
+        ),
+    )
+
+
+def _rim(data: bytes, given: Given) -> Judgement:
+    from attestation.verify.nvidia_rim import verify_rim
+
+    rim = verify_rim(data, _rim_roots(given), given.now, revocation=_revocation(given))
+    facts = {
+        "tee": "nvidia-rim",
+        "simulated": False,
+        "sha256": rim.sha256,
+        "root_sha256": rim.root_sha256,
+        "endorsements_not_before": rim.endorsements_not_before,
+        "endorsements_not_after": rim.endorsements_not_after,
+        "revocation_checked": rim.revocation_checked,
+        "held": list(rim.held),
+    }
+    line = ("authentic", f"reference values, root sha256 {rim.root_sha256}")
+    return Judgement(tee="nvidia-rim", facts=facts, lines=(line,))
+
+
+def _ratls(data: bytes, given: Given) -> Judgement:
+    from attestation.collateral.bundle import read_collateral_file
+    from attestation.collateral.model import Collateral
+    from attestation.ratls import appraise_certificate, certificate_der
+
+    own = None if given.collateral is None else read_collateral_file(given.read("collateral"))
+    if own is not None and not isinstance(own, Collateral):
+        raise click.UsageError("--collateral: a certificate needs one collateral, not a bundle")
+    peer = appraise_certificate(
+        certificate_der(data),
+        roots=given.roots,
+        policy=given.policy,
+        now=given.now,
+        collateral=own,
+        nonce=given.nonce,
+    )
+    told = _told(peer.appraisal)
+    return replace(
+        told,
+        facts={**told.facts, "spki_sha256": peer.spki_sha256, "not_after": peer.not_after},
+        lines=(*told.lines, ("key", f"sha256 {peer.spki_sha256} is bound by the evidence")),
+    )
+
+
+JUDGES: Final[dict[EvidenceKind, Callable[[bytes, Given], Judgement]]] = {
+    EvidenceKind.SGX: _dcap,
+    EvidenceKind.TDX: _dcap,
+    EvidenceKind.SEV_SNP: _snp,
+    EvidenceKind.NITRO: _nitro,
+    EvidenceKind.NVIDIA: _nvidia,
+    EvidenceKind.NVIDIA_RIM: _rim,
+    EvidenceKind.RATLS: _ratls,
+}
