@@ -13,6 +13,7 @@ from attestation.policy.dcap import dcap_findings
 from attestation.policy.gpu import GpuResult, gpu_findings
 from attestation.policy.model import Policy, Registers
 from attestation.policy.nitro import nitro_findings
+from attestation.policy.reference import measurements_at
 from attestation.policy.snp import snp_findings
 from attestation.policy.values import one_of
 from attestation.verify import DcapReport, VerifiedReport
@@ -32,17 +33,24 @@ def _differences(report: VerifiedReport, registers: Registers) -> list[Finding]:
     return out
 
 
-def _measurements(report: VerifiedReport, policy: Policy) -> Iterator[Finding]:
-    """Some alternative matches in every register; else the nearest one's differences."""
+def _measurements(report: VerifiedReport, policy: Policy, now: int) -> Iterator[Finding]:
+    """Some alternative matches in every register; else the nearest one's differences.
+
+    Alternatives are those in the policy and in the reference values it names.
+    """
     if policy.measurements is None:
         return
-    alternatives = policy.measurements.get(report.tee, ())
-    if not alternatives:
-        name = f"measurements.{report.tee}.{report.measurement_name}"
-        yield Finding(name, "a measurement you pin", report.measurement)
-        return
+    published, outdated = measurements_at(policy.references, report.tee, now)
+    alternatives = (*policy.measurements.get(report.tee, ()), *published)
+    name = f"measurements.{report.tee}.{report.measurement_name}"
+    unpinned = [Finding(name, "a measurement you pin", report.measurement)]
     differences = [_differences(report, registers) for registers in alternatives]
-    yield from min(differences, key=len)
+    nearest = min(differences, key=len, default=unpinned)
+    yield from nearest
+    for release, registers in outdated if nearest else ():
+        if not _differences(report, registers):
+            actual = f"{release.label}, good until {release.not_after}"
+            yield Finding("reference_values", f"a release that is good at {now}", actual)
 
 
 def _kind(report: VerifiedReport, policy: Policy, now: int) -> Iterator[Finding]:
@@ -123,7 +131,7 @@ def evaluate(
     """
     findings = (
         *_kind(report, policy, now),
-        *_measurements(report, policy),
+        *_measurements(report, policy, now),
         *_root(report, policy),
         *_report_data(report, policy, report_data),
         *_gpus(report, policy, gpus, now),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
@@ -18,6 +19,7 @@ import yaml
 from attestation.canonical import loads_strict
 from attestation.errors import MalformedEvidence
 from attestation.policy.model import Policy
+from attestation.policy.signed_file import load_references
 
 BUILTIN: Final = ("strict", "genuine")
 _MAX_FILE: Final = 1 << 18
@@ -71,24 +73,29 @@ def _parse(data: bytes) -> Any:
         raise MalformedEvidence("policy", f"not YAML ({str(e)[:200]})") from None
 
 
-def _checked(document: Any) -> Policy:
+def _checked(document: Any, base: Path | None) -> Policy:
     from jsonschema.exceptions import best_match
 
     error = best_match(_validator().iter_errors(document))
     if error is not None:
         where = ".".join(("policy", *map(str, error.absolute_path)))
         raise MalformedEvidence(where, error.message[:300])
-    return Policy.from_json(document)
+    policy = Policy.from_json(document)
+    if (section := document.get("reference_values")) is None:
+        return policy
+    return replace(policy, references=load_references(section, base))
 
 
 def load_policy(source: str | Path | Mapping[str, Any]) -> Policy:
     """The policy `source` names: `strict`, `genuine`, a YAML or JSON file, or a mapping.
 
-    Raises MalformedEvidence naming the field at fault, and OSError when a file cannot be
-    read.
+    A mapping names other files by absolute paths, a file also by paths relative to itself.
+    Raises MalformedEvidence naming the field at fault, VerificationError where reference
+    values are not signed as the policy demands, and OSError when a file cannot be read.
     """
     if isinstance(source, Mapping):
-        return _checked(dict(source))
+        return _checked(dict(source), None)
     if source in BUILTIN:
         return Policy.from_json(_parse(_PACKAGE.joinpath(f"builtin/{source}.yaml").read_bytes()))
-    return _checked(_parse(Path(source).read_bytes()))
+    path = Path(source)
+    return _checked(_parse(path.read_bytes()), path.parent)

@@ -16,6 +16,7 @@ from attestation.errors import MalformedEvidence
 from attestation.policy.dcap import SgxPolicy, TcbPolicy, TdxPolicy
 from attestation.policy.gpu import GpuPolicy
 from attestation.policy.nitro import NitroPolicy
+from attestation.policy.reference import Release
 from attestation.policy.snp import SnpPolicy
 
 _HEX: Final = re.compile(r"(?:[0-9a-f]{2})*")
@@ -44,6 +45,7 @@ class Policy:
 
     `denied_flags` are PCK certificate flags that must be stated and false. `key_custody`
     None accepts any, or none. `roots` None accepts whatever root the verifier was given.
+    `references` are the releases of the reference values that a policy file names.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Policy:
     gpu: GpuPolicy = field(default_factory=GpuPolicy)
     nitro: NitroPolicy = field(default_factory=NitroPolicy)
     snp: SnpPolicy = field(default_factory=SnpPolicy)
+    references: tuple[Release, ...] = ()
     denied_flags: tuple[str, ...] = ()
     dangerous_allow_unbound_report_data: bool = False
     key_custody: tuple[str, ...] | None = ("generated", "sealed")
