@@ -23,7 +23,7 @@ from attestation.verify.snp import verify_snp
 from attestation.x509 import read_chain
 from tests import attested
 from tests import snp_pki as amd
-from tests.unit.test_collateral_kds import pem
+from tests.fakes.kds import pem
 
 NOW = attested.NOW
 ROOTS = [attested.platform().root_der]

@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
-from urllib.parse import parse_qs
 
 import pytest
-from cryptography.hazmat.primitives.serialization import Encoding
-from cryptography.x509 import CRLNumber, load_der_x509_certificate
+from cryptography.x509 import CRLNumber
 
 from attestation.collateral.check import check_item
 from attestation.collateral.errors import CollateralMissing, CollateralRolledBack
@@ -19,47 +17,16 @@ from attestation.collateral.item import Item, Key, Kind
 from attestation.collateral.kds import KdsClient, chips_of
 from attestation.collateral.snp import SnpEndorsements
 from attestation.errors import CollateralError, MalformedEvidence
-from attestation.issuers.simulator.pccs import Answer
 from attestation.roots import AMD_ARKS
 from attestation.verify.snp import verify_snp
 from tests import snp_pki as amd
 from tests.fakes import collateral_server as fake
 from tests.fakes.collateral_server import CollateralServer
+from tests.fakes.kds import Kds, pem
 
 NOW = amd.NOW
 QUICK = Patience(attempts=2, backoff_s=0.01, total_s=5)
 ROOTS = [amd.ark(p) for p in amd.PRODUCTS]
-
-
-def pem(*ders: bytes) -> str:
-    return "".join(load_der_x509_certificate(d).public_bytes(Encoding.PEM).decode() for d in ders)
-
-
-class Kds:
-    """AMD's service for the test PKI: paths and parameters as AMD 57230 has them."""
-
-    def __init__(self) -> None:
-        self.crls = {p: amd.crl(product=p) for p in amd.PRODUCTS}
-        self.veks = {p: amd.vek("vcek", p) for p in amd.PRODUCTS}
-
-    def answer(self, path: str, query: str) -> Answer:
-        signer, version, product, what = path.strip("/").split("/")
-        assert version == "v1"
-        if what == "cert_chain":
-            chain = pem(amd.intermediate(signer, product), amd.ark(product))
-            return Answer(200, "application/x-pem-file", chain.encode())
-        if what == "crl":
-            return Answer(200, "application/pkix-crl", self.crls[product])
-        asked = {name: int(value[0]) for name, value in parse_qs(query).items()}
-        levels = amd.LEVELS[product]
-        parts = (levels.bootloader, levels.tee, levels.snp, levels.microcode)
-        wanted = dict(zip(("blSPL", "teeSPL", "snpSPL", "ucodeSPL"), parts, strict=True))
-        if levels.fmc is not None:
-            wanted["fmcSPL"] = levels.fmc
-        hwid = amd.chip_id(product)[: 8 if product == "Turin" else 64].hex()
-        if signer != "vcek" or asked != wanted or what != hwid:
-            return Answer(404)
-        return Answer(200, "application/pkix-cert", self.veks[product])
 
 
 @pytest.fixture
