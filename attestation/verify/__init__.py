@@ -6,5 +6,15 @@ from attestation.verify.dcap import verify_quote
 from attestation.verify.dcap_report import DcapReport
 from attestation.verify.model import VerifiedReport
 from attestation.verify.nvidia_gpu import VerifiedGpu, VerifiedGpuToken
+from attestation.verify.snp import verify_snp
+from attestation.verify.snp_report import SnpReport
 
-__all__ = ["DcapReport", "VerifiedGpu", "VerifiedGpuToken", "VerifiedReport", "verify_quote"]
+__all__ = [
+    "DcapReport",
+    "SnpReport",
+    "VerifiedGpu",
+    "VerifiedGpuToken",
+    "VerifiedReport",
+    "verify_quote",
+    "verify_snp",
+]
