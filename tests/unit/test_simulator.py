@@ -126,6 +126,13 @@ def test_same_seed_state_and_epoch_give_the_same_bytes(tee: str) -> None:
     assert first.root_der == last.root_der
 
 
+def test_measurements_of_the_empty_state_are_those_of_the_specification() -> None:
+    text = (Path(__file__).parents[2] / "docs/spec/simulator.md").read_text()
+    empty = MeasuredState(bytes(32), bytes(32), bytes(32))
+    for register in (empty.mr_td, empty.mr_enclave, empty.snp_measurement):
+        assert f" {register.hex()}\n" in text
+
+
 def test_another_seed_shares_nothing_secret() -> None:
     one, two = issuer("tdx"), issuer("tdx", seed=b"\xff" * 32)
     assert one.root_der != two.root_der
