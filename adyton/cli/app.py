@@ -20,6 +20,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "chat": ("adyton.cli.chat", "Talk to a verified node."),
     "collateral": ("adyton.cli.collateral", "Fetch collateral, bundle it, look into it."),
     "receipt": ("adyton.cli.receipt", "Fetch receipts and verify them offline."),
+    "manifest": ("adyton.cli.manifest", "Render, lint, measure and sign Gramine manifests."),
     "demo": ("adyton.cli.demo", "Start a simulated node and try everything against it."),
 }
 """Command -> (module, one-line help). The module holds it under its name, - as _."""

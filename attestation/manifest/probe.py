@@ -1,7 +1,8 @@
 """Runs in the interpreter that is to be bundled, with nothing of ours but this file.
 
 `python probe.py describe` prints what that interpreter has installed; `python probe.py
-compile` reads jobs from standard input and compiles them. Both speak JSON. It uses the
+compile` reads jobs from standard input and compiles them; `sys-path` prints where modules
+are looked for. All speak JSON. It uses the
 standard library and `packaging`, which every node has, and is started afresh each time:
 what a compiled module looks like must not depend on what ran before.
 """
@@ -97,6 +98,9 @@ def main() -> None:
     if sys.argv[1:] == ["compile"]:
         compile_all(question)
         json.dump({"compiled": len(question)}, sys.stdout)
+    elif sys.argv[1:] == ["sys-path"]:
+        here = str(Path(__file__).parent)
+        json.dump({"sys_path": [p for p in sys.path if p and p != here]}, sys.stdout)
     else:
         json.dump(describe(question), sys.stdout)
 
