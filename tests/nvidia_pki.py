@@ -522,7 +522,7 @@ _GOOD_CHAIN = {
 
 
 def device_claims(kind: str = "gpu", **odd: Any) -> dict[str, Any]:
-    """Claims of a healthy device; `odd` changes or, with None, drops them (`_` for `-`)."""
+    """Claims of a healthy device; `odd` changes or, with None, drops them."""
     report = "attestation-report"
     rims = ("driver-rim", "vbios-rim") if kind == "gpu" else ("bios-rim",)
     true = [
@@ -550,7 +550,7 @@ def device_claims(kind: str = "gpu", **odd: Any) -> dict[str, Any]:
         "hwmodel": "GH100 A01 GSP BROM" if kind == "gpu" else "LS_10 A01 FSP BROM",
         "ueid": "1234" if kind == "gpu" else "5678",
     }
-    return common_claims(**claims | {k.replace("_", "-"): v for k, v in odd.items()})
+    return common_claims(**claims | odd)
 
 
 def token(claims: Mapping[str, Any], header: Mapping[str, Any] | None = None, **odd: Any) -> str:
@@ -573,5 +573,5 @@ def bundle(
         "x-nvidia-ver": "3.0",
         "x-nvidia-overall-att-result": True,
         "submods": digests,
-    } | {k.replace("_", "-"): v for k, v in odd.items()}
+    } | odd
     return json.dumps([["JWT", overall or token(common_claims(**claims))], tokens]).encode()

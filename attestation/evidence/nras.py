@@ -20,7 +20,7 @@ from attestation.errors import MalformedEvidence
 
 MAX_TOKEN: Final = 1 << 20
 _MAX_DEVICES: Final = 64
-_SEGMENT: Final = re.compile(r"[A-Za-z0-9_-]+")
+_SEGMENT: Final = re.compile(r"[A-Za-z0-9_-]*")
 _NAME: Final = re.compile(r"(?:GPU|SWITCH)-[0-9]{1,3}")
 
 
