@@ -64,7 +64,19 @@ def ak(curve: type[ec.EllipticCurve] = ec.SECP256R1) -> ec.EllipticCurvePrivateK
 
 @lru_cache
 def rsa_ak() -> rsa.RSAPrivateKey:
-    return snp_pki.rsa_key("other")
+    """RSA-2048: each prime is a seed's hash plus the offset at which a search found a prime."""
+    p, q = (
+        (int.from_bytes(hashlib.shake_256(f"adyton test tpm {part}".encode()).digest(128)))
+        | 3 << 1022
+        | 1
+        for part in "pq"
+    )
+    p, q = p + 54, q + 1458
+    d = pow(65537, -1, (p - 1) * (q - 1))
+    numbers = rsa.RSAPrivateNumbers(
+        p, q, d, d % (p - 1), d % (q - 1), pow(q, -1, p), rsa.RSAPublicNumbers(65537, p * q)
+    )
+    return numbers.private_key()
 
 
 def select(indices: Any, size: int = 3) -> bytes:

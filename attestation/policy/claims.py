@@ -12,11 +12,14 @@ from attestation.policy.appraisal import UNKNOWN, Claim
 from attestation.policy.gpu import GpuResult
 from attestation.policy.model import Policy
 from attestation.verify import VerifiedReport
+from attestation.verify.tpm import TpmReport
 
 
 def _tee(report: VerifiedReport, *, bound: bool) -> Claim:
     if not bound:
         return UNKNOWN
+    if isinstance(report, TpmReport) and report.hardware is None:
+        return UNKNOWN  # A TPM says what booted, not that memory is closed to the owner.
     where = f"{report.tee} evidence verified to root {report.root_sha256}"
     return Claim("asserted", "hardware_proven", f"{where}, report data bound")
 

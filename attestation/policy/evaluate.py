@@ -15,11 +15,13 @@ from attestation.policy.model import Policy, Registers
 from attestation.policy.nitro import nitro_findings
 from attestation.policy.reference import measurements_at
 from attestation.policy.snp import snp_findings
+from attestation.policy.tpm import tpm_findings
 from attestation.policy.values import one_of
 from attestation.verify import DcapReport, VerifiedReport
 from attestation.verify.nitro import NitroReport
 from attestation.verify.nvidia import GPU_BINDING_BYTES, gpu_nonce
 from attestation.verify.snp_report import SnpReport
+from attestation.verify.tpm import TpmReport
 
 
 def _differences(report: VerifiedReport, registers: Registers) -> list[Finding]:
@@ -69,8 +71,22 @@ def _kind(report: VerifiedReport, policy: Policy, now: int) -> Iterator[Finding]
             return nitro_findings(report, policy.nitro, now)
         case SnpReport():
             return snp_findings(report, policy.snp, now)
+        case TpmReport():
+            return _tpm(report, policy, now)
         case _:
             raise TypeError(f"no policy section judges {type(report).__name__}")
+
+
+def _tpm(report: TpmReport, policy: Policy, now: int) -> Iterator[Finding]:
+    """The quote, and the hardware that vouches for its key, each by the section of its kind.
+
+    Hardware says what its guest asked it to say: whoever owns a machine can have it vouch for
+    a TPM of his own making, so the guest that made this one must be wanted as well.
+    """
+    yield from tpm_findings(report, policy.tpm, now)
+    if report.hardware is not None:
+        yield from _kind(report.hardware, policy, now)
+        yield from _measurements(report.hardware, policy, now)
 
 
 def _root(report: VerifiedReport, policy: Policy) -> Iterator[Finding]:

@@ -18,6 +18,7 @@ from attestation.policy.gpu import GpuPolicy
 from attestation.policy.nitro import NitroPolicy
 from attestation.policy.reference import Release
 from attestation.policy.snp import SnpPolicy
+from attestation.policy.tpm import TpmPolicy
 
 _HEX: Final = re.compile(r"(?:[0-9a-f]{2})*")
 Registers = Mapping[str, str]
@@ -60,6 +61,7 @@ class Policy:
     gpu: GpuPolicy = field(default_factory=GpuPolicy)
     nitro: NitroPolicy = field(default_factory=NitroPolicy)
     snp: SnpPolicy = field(default_factory=SnpPolicy)
+    tpm: TpmPolicy = field(default_factory=TpmPolicy)
     references: tuple[Release, ...] = ()
     denied_flags: tuple[str, ...] = ()
     dangerous_allow_unbound_report_data: bool = False
@@ -88,6 +90,7 @@ class Policy:
             gpu=GpuPolicy.from_json(document.get("gpu", {})),
             nitro=NitroPolicy.from_json(document.get("nitro", {})),
             snp=SnpPolicy.from_json(document.get("snp", {})),
+            tpm=TpmPolicy.from_json(document.get("tpm", {})),
             denied_flags=tuple(
                 sorted(k for k, v in document.get("platform", {}).items() if v == "deny")
             ),
