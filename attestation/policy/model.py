@@ -14,6 +14,8 @@ from typing import Any, Final, Self
 
 from attestation.errors import MalformedEvidence
 from attestation.policy.dcap import SgxPolicy, TcbPolicy, TdxPolicy
+from attestation.policy.dstack import DstackPolicy
+from attestation.policy.events import EventsPolicy
 from attestation.policy.gpu import GpuPolicy
 from attestation.policy.nitro import NitroPolicy
 from attestation.policy.reference import Release
@@ -62,6 +64,8 @@ class Policy:
     nitro: NitroPolicy = field(default_factory=NitroPolicy)
     snp: SnpPolicy = field(default_factory=SnpPolicy)
     tpm: TpmPolicy = field(default_factory=TpmPolicy)
+    events: EventsPolicy = field(default_factory=EventsPolicy)
+    dstack: DstackPolicy = field(default_factory=DstackPolicy)
     references: tuple[Release, ...] = ()
     denied_flags: tuple[str, ...] = ()
     dangerous_allow_unbound_report_data: bool = False
@@ -91,6 +95,8 @@ class Policy:
             nitro=NitroPolicy.from_json(document.get("nitro", {})),
             snp=SnpPolicy.from_json(document.get("snp", {})),
             tpm=TpmPolicy.from_json(document.get("tpm", {})),
+            events=EventsPolicy.from_json(document.get("events", {})),
+            dstack=DstackPolicy.from_json(document.get("dstack", {})),
             denied_flags=tuple(
                 sorted(k for k, v in document.get("platform", {}).items() if v == "deny")
             ),

@@ -170,13 +170,13 @@ def _os_image(
     return config.os_image_hash, "reference"
 
 
-def mr_aggregated(report: DcapReport) -> str:
-    """dstack's one digest of a whole guest, as KMS and on-chain rules name it. Hex."""
+def mr_aggregated(registers: Mapping[str, str]) -> str:
+    """dstack's one digest of a whole TD, as KMS and on-chain rules name it. Hex."""
     names = ["mr_td", "rt_mr0", "rt_mr1", "rt_mr2", "rt_mr3"]
     identity = ["mr_config_id", "mr_owner", "mr_owner_config"]
-    if any(report.registers[name].strip("0") for name in identity):
+    if any(registers[name].strip("0") for name in identity):
         names += identity
-    return sha256_hex(b"".join(bytes.fromhex(report.registers[name]) for name in names))
+    return sha256_hex(b"".join(bytes.fromhex(registers[name]) for name in names))
 
 
 def verify_dstack(
@@ -222,7 +222,7 @@ def verify_dstack(
         kms_os_image_hash=kms_os_image_hash or None,
         os_image_hash=os_image_hash,
         os_image_proof=proof,
-        mr_aggregated=mr_aggregated(report),
+        mr_aggregated=mr_aggregated(report.registers),
         app_compose=compose,
         released_key=key,
         later_events=runtime.later,

@@ -98,6 +98,10 @@ class VerifiedEvents:
         """True when `command_line` was measured, as text or as EFI load options."""
         return events_boot.boots_with(self.events, command_line, self.bank)
 
+    def load_options_digest(self, command_line: str) -> str:
+        """What the Linux EFI stub measures for `command_line`, hex."""
+        return events_boot.load_options_digest(command_line, self.bank).hex()
+
     def runtime_event(self, name: str) -> bytes | None:
         """The payload dstack measured under `name` while booting, None where it did not."""
         return None if self.runtime is None else self.runtime.boot.get(name)
