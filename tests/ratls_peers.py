@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from attested import NOW, SEED, platform
+from attested import NOW, SEED
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from attestation.collateral import Collateral
 from attestation.issuers.simulator import MeasuredState, SimulatorIssuer
 from attestation.policy import Policy, load_policy
 from attestation.ratls import AttestedPeer, Claims, TaggedEvidence, appraise_certificate
@@ -32,6 +31,10 @@ DAY = 86_400
 STATE = MeasuredState(b"\x01" * 32, b"\x02" * 32, b"\x03" * 32)
 OTHER_STATE = MeasuredState(b"\x09" * 32, b"\x02" * 32, b"\x03" * 32)
 OTHER_SEED = b"a foreign platform's fixed seed!"
+SNP_MEASUREMENT = (
+    "d5d8e44fe4f28c21c36d2adbcc22c4fdf91d9e89baf5a133bead39c4221bc5f3"
+    "a9e8fd0e16dd5abb1c6a4e3be26ff36e"
+)
 Extension = tuple[str, bytes, bool]
 
 
@@ -39,6 +42,12 @@ Extension = tuple[str, bytes, bool]
 def ec_key(number: int) -> ec.EllipticCurvePrivateKey:
     """The same key for the same number."""
     return ec.derive_private_key(0x5EED_0000 + number, ec.SECP256R1())
+
+
+@lru_cache
+def _simulator(tee: str, seed: bytes, state: MeasuredState, now: int) -> SimulatorIssuer:
+    """Made once: a simulated AMD makes RSA keys, which is slow and never the same twice."""
+    return SimulatorIssuer(tee, seed, state, now=lambda: now)
 
 
 @dataclass
@@ -52,7 +61,7 @@ class Issuing:
     asked: list[bytes] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.inner = SimulatorIssuer(self.tee, self.seed, self.state, now=lambda: self.now)
+        self.inner = _simulator(self.tee, self.seed, self.state, self.now)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.inner, name)
@@ -114,7 +123,7 @@ def forge(
     *,
     key: Any = None,
     signer: Any = None,
-    issuer_name: str = "forged",
+    issuer_name: str | x509.Name = "forged",
     not_before: int = NOW - 3600,
     not_after: int = NOW + DAY,
     ca: bool = False,
@@ -126,7 +135,7 @@ def forge(
     builder = (
         x509.CertificateBuilder()
         .subject_name(_name("forged"))
-        .issuer_name(_name(issuer_name))
+        .issuer_name(_name(issuer_name) if isinstance(issuer_name, str) else issuer_name)
         .public_key(key.public_key())
         .serial_number(7)
         .not_valid_before(_at(not_before))
@@ -158,7 +167,7 @@ def _at(unix: int) -> datetime.datetime:
 
 
 def wanting(**members: Any) -> Policy:
-    """A policy that wants this workload on any of the two simulated TEEs."""
+    """A policy that wants this workload on any simulated TEE."""
     return load_policy(
         {
             "version": 1,
@@ -166,6 +175,7 @@ def wanting(**members: Any) -> Policy:
             "measurements": {
                 "tdx": [{"mr_td": STATE.mr_td.hex()}],
                 "sgx": [{"mr_enclave": STATE.mr_enclave.hex()}],
+                "sev-snp": [{"measurement": SNP_MEASUREMENT}],
             },
             **members,
         }
@@ -173,14 +183,20 @@ def wanting(**members: Any) -> Policy:
 
 
 @lru_cache
-def collateral_for(tee: str, seed: bytes = SEED) -> Collateral:
-    return platform(seed=seed).collateral(tee)
+def collateral_for(tee: str, seed: bytes = SEED) -> Any:
+    return Issuing(tee, seed).inner.issue(bytes(64)).collateral
+
+
+@lru_cache
+def root_of(tee: str) -> bytes:
+    root: bytes = Issuing(tee).inner.root_der
+    return root
 
 
 def appraise(der: bytes, tee: str = "tdx", **changes: Any) -> AttestedPeer:
     """Judge a certificate as a careful peer would."""
     arguments: dict[str, Any] = {
-        "roots": [platform().root_der],
+        "roots": [root_of(tee)],
         "policy": wanting(),
         "now": NOW,
         "collateral": collateral_for(tee),

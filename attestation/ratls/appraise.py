@@ -12,12 +12,22 @@ from dataclasses import InitVar, dataclass, field
 from typing import Final
 
 from attestation.collateral.model import Collateral
+from attestation.collateral.snp import SnpEndorsements
 from attestation.errors import CollateralError, Finding, VerificationError
 from attestation.policy import Appraisal, Policy, evaluate
 from attestation.policy.values import one_of
 from attestation.ratls.certificate import RaTlsCertificate
-from attestation.ratls.extension import QUOTE_TAG, TaggedEvidence, legacy_report_data
+from attestation.ratls.extension import (
+    QUOTE_TAG,
+    SNP_TAG,
+    TaggedEvidence,
+    legacy_report_data,
+)
 from attestation.verify import VerifiedReport, verify_quote
+from attestation.verify.snp import verify_snp
+
+Endorsements = Collateral | SnpEndorsements
+"""What judges evidence under tag 60000, and what judges SEV-SNP reports."""
 
 _SEAL: Final = object()
 _Bound = tuple[VerifiedReport, bytes]
@@ -52,7 +62,7 @@ def appraise_certificate(
     roots: Sequence[bytes],
     policy: Policy,
     now: int,
-    collateral: Collateral | None = None,
+    collateral: Endorsements | None = None,
     nonce: bytes | None = None,
 ) -> AttestedPeer:
     """The certificate's key belongs to a workload that `policy` wants, at `now`.
@@ -107,15 +117,16 @@ def _check_nonce(evidence: TaggedEvidence | None, expected: bytes | None) -> Non
 
 
 def _verify_all(
-    certificate: RaTlsCertificate, endorsements: Collateral, roots: Sequence[bytes], now: int
+    certificate: RaTlsCertificate, endorsements: Endorsements, roots: Sequence[bytes], now: int
 ) -> list[_Bound]:
     """Every piece of evidence with the report data that binds it, the interoperable first."""
     bound: list[_Bound] = []
     if certificate.evidence is not None:
-        report = _verify_tagged(certificate.evidence, endorsements, roots, now)
-        bound.append((report, certificate.evidence.claims.report_data))
+        stated = certificate.evidence
+        report = _verify(stated.tag, stated.evidence, endorsements, roots, now)
+        bound.append((report, stated.claims.report_data))
     if certificate.legacy_quote is not None:
-        report = verify_quote(certificate.legacy_quote, endorsements, roots, now)
+        report = _verify(QUOTE_TAG, certificate.legacy_quote, endorsements, roots, now)
         if report.tee != "sgx":
             raise VerificationError("evidence", f"{report.tee} in the extension for SGX quotes")
         bound.append((report, legacy_report_data(certificate.spki)))
@@ -125,12 +136,15 @@ def _verify_all(
     return bound
 
 
-def _verify_tagged(
-    evidence: TaggedEvidence, endorsements: Collateral, roots: Sequence[bytes], now: int
+def _verify(
+    tag: int, evidence: bytes, endorsements: Endorsements, roots: Sequence[bytes], now: int
 ) -> VerifiedReport:
-    if evidence.tag == QUOTE_TAG:
-        return verify_quote(evidence.evidence, endorsements, roots, now)
-    raise VerificationError("evidence", f"no verifier for evidence under tag {evidence.tag:#x}")
+    """The evidence is authentic, and of the kind its tag says: each verifier knows one kind."""
+    if tag == QUOTE_TAG and isinstance(endorsements, Collateral):
+        return verify_quote(evidence, endorsements, roots, now)
+    if tag == SNP_TAG and isinstance(endorsements, SnpEndorsements):
+        return verify_snp(evidence, endorsements, roots, now)
+    raise CollateralError(f"the endorsements are not for evidence under tag {tag}")
 
 
 def _check_agreement(reports: Sequence[VerifiedReport]) -> None:

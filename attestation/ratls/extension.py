@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Final, Self
 
 from attestation.errors import MalformedEvidence, VerificationError
+from attestation.issuers.base import SEV_SNP
 from attestation.ratls import cbor
 
 EVIDENCE_OID: Final = "2.23.133.5.4.9"
@@ -28,8 +29,9 @@ SNP_TAG: Final = 0x1A7504
 """An SEV-SNP report; not registered with IANA, the number RATS-TLS uses."""
 
 TAG_OF_TEE: Final[Mapping[str, int]] = MappingProxyType(
-    {"sgx": QUOTE_TAG, "tdx": QUOTE_TAG, "sev-snp": SNP_TAG}
+    {"sgx": QUOTE_TAG, "tdx": QUOTE_TAG, SEV_SNP: SNP_TAG}
 )
+"""What evidence of each issuer's `tee_type` is tagged with."""
 
 PUBKEY_HASH: Final = "pubkey-hash"
 NONCE: Final = "nonce"

@@ -13,6 +13,7 @@ from typing import Any, Final, Self
 
 from attestation.canonical import jcs, loads_strict
 from attestation.collateral.model import Collateral
+from attestation.collateral.snp import SnpEndorsements
 from attestation.errors import MalformedEvidence
 from attestation.ratls.certificate import MAX_CERTIFICATE_BYTES
 
@@ -23,10 +24,13 @@ _MAX_CERTIFICATE_TEXT: Final = 4 * MAX_CERTIFICATE_BYTES // 3 + 4
 
 @dataclass(frozen=True, slots=True)
 class Introduction:
-    """A certificate (DER) and, where its holder has some, the collateral to judge it by."""
+    """A certificate (DER) and, where its holder has some, the collateral to judge it by.
+
+    In the document DCAP collateral is `collateral` and SEV-SNP's `endorsements`.
+    """
 
     certificate: bytes = field(repr=False)
-    collateral: Collateral | None = field(default=None, repr=False)
+    collateral: Collateral | SnpEndorsements | None = field(default=None, repr=False)
 
     @classmethod
     def read(cls, data: bytes) -> Self:
@@ -36,11 +40,7 @@ class Introduction:
         document = loads_strict(data, "introduction")
         if not isinstance(document, Mapping) or document.get("format") != FORMAT:
             raise MalformedEvidence("introduction.format", f"is not {FORMAT}")
-        collateral = document.get("collateral")
-        return cls(
-            certificate=_certificate(document.get("certificate")),
-            collateral=None if collateral is None else Collateral.from_json(collateral),
-        )
+        return cls(_certificate(document.get("certificate")), _collateral(document))
 
     def write(self) -> bytes:
         document: dict[str, Any] = {
@@ -48,8 +48,18 @@ class Introduction:
             "certificate": base64.b64encode(self.certificate).decode("ascii"),
         }
         if self.collateral is not None:
-            document["collateral"] = self.collateral.to_json()
+            name = "collateral" if isinstance(self.collateral, Collateral) else "endorsements"
+            document[name] = self.collateral.to_json()
         return jcs(document)
+
+
+def _collateral(document: Mapping[str, Any]) -> Collateral | SnpEndorsements | None:
+    dcap, snp = document.get("collateral"), document.get("endorsements")
+    if dcap is not None and snp is not None:
+        raise MalformedEvidence("introduction", "collateral of two kinds")
+    if dcap is not None:
+        return Collateral.from_json(dcap)
+    return None if snp is None else SnpEndorsements.from_json(snp)
 
 
 def _certificate(text: Any) -> bytes:

@@ -34,7 +34,6 @@ from ratls_peers import (
 )
 
 from attestation.errors import (
-    AttestationError,
     CollateralError,
     MalformedEvidence,
     PolicyError,
@@ -44,7 +43,7 @@ from attestation.issuers.simulator.der import sequence
 from attestation.policy import load_policy
 from attestation.ratls import AttestedPeer, Claims, RaTlsCertificate, certificate_der
 from attestation.ratls.endorsements import ENDORSEMENTS_OID, write_endorsements
-from attestation.ratls.extension import EVIDENCE_OID, LEGACY_OID, SNP_TAG, TaggedEvidence
+from attestation.ratls.extension import EVIDENCE_OID, LEGACY_OID, QUOTE_TAG, SNP_TAG, TaggedEvidence
 
 KEY = ec_key(1)
 SPKI = spki_of(KEY)
@@ -66,7 +65,7 @@ def malformed(der: bytes, field: str = "certificate") -> None:
 # --- accepted --------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("tee", ["tdx", "sgx"])
+@pytest.mark.parametrize("tee", ["tdx", "sgx", "sev-snp"])
 def test_a_certificate_a_node_issues_itself_is_accepted(tee: str) -> None:
     identity = issued(tee)
     peer = appraised(identity, tee)
@@ -261,11 +260,28 @@ def test_a_nonce_put_into_the_claims_afterwards_is_refused() -> None:
     refused(forge([(EVIDENCE_OID, value, False)]), "report_data", nonce=b"\x22" * 32)
 
 
-def test_an_sgx_quote_passed_off_as_an_snp_report_is_refused() -> None:
+def test_evidence_passed_off_as_another_kind_is_refused() -> None:
     claims = Claims.build(SPKI, custody="sealed")
-    value = TaggedEvidence(SNP_TAG, quote_over(claims.report_data, "sgx"), claims).write()
-    with pytest.raises(AttestationError):
-        appraise(forge([(EVIDENCE_OID, value, False)]), "sgx")
+    for tee, tag in (("sgx", SNP_TAG), ("sev-snp", QUOTE_TAG)):
+        value = TaggedEvidence(tag, quote_over(claims.report_data, tee), claims).write()
+        der = forge([(EVIDENCE_OID, value, False)])
+        with pytest.raises(CollateralError, match="endorsements are not for"):
+            appraise(der, tee)
+        other = "sev-snp" if tag == SNP_TAG else "tdx"
+        with pytest.raises(MalformedEvidence):
+            appraise(der, other)
+
+
+def test_a_legacy_quote_is_not_judged_by_amds_endorsements() -> None:
+    with pytest.raises(CollateralError, match="endorsements are not for"):
+        appraise(forge([legacy(KEY)]), "sev-snp")
+
+
+def test_an_snp_report_over_another_key_is_refused() -> None:
+    claims = Claims.build(SPKI, custody="sealed")
+    report = quote_over(Claims.build(spki_of(ec_key(2))).report_data, "sev-snp")
+    value = TaggedEvidence(SNP_TAG, report, claims).write()
+    refused(forge([(EVIDENCE_OID, value, False)]), "report_data", "sev-snp")
 
 
 # --- the evidence itself ------------------------------------------------------------------

@@ -21,7 +21,7 @@ def document(**changes: Any) -> bytes:
 
 
 def test_what_is_written_is_read() -> None:
-    for collateral in (None, collateral_for("tdx")):
+    for collateral in (None, collateral_for("tdx"), collateral_for("sev-snp")):
         introduction = Introduction(DER, collateral)
         assert Introduction.read(introduction.write()) == introduction
 
@@ -40,6 +40,7 @@ def test_it_is_enough_to_judge_its_node() -> None:
         pytest.param(document(format="adyton-ratls-introduction/2"), id="another-format"),
         pytest.param(document(certificate=...), id="no-certificate"),
         pytest.param(document(certificate=7), id="number"),
+        pytest.param(document(endorsements={}), id="collateral-of-two-kinds"),
         pytest.param(document(certificate="=="), id="not-base64"),
         pytest.param(document(certificate="AAF="), id="not-canonical-base64"),
         pytest.param(document(certificate="A" * 90_000), id="oversized-certificate"),
