@@ -27,7 +27,7 @@ from attestation.errors import CollateralError, VerificationError
 from attestation.verify.nvidia_path import Link, Path, check_windows, is_issued_by
 from attestation.x509 import Crl, Window, read_crl
 
-_MAX_DOCUMENT: Final = 1 << 20
+_MAX_DOCUMENT: Final = 1 << 18
 _MAX_DOCUMENTS: Final = 64
 _MAX_ANSWERS: Final = 64
 _SEQUENCE: Final = 0x30
@@ -84,7 +84,7 @@ def _read_crl(name: str, der: bytes) -> Crl:
     return crl
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)
 def _read(name: str, der: bytes) -> ocsp.OCSPResponse | Crl:
     """The document, every part looked at once: parsing is lazy, and may fail only here."""
     if len(der) > _MAX_DOCUMENT:
