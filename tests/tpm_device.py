@@ -189,6 +189,7 @@ def claims(keys: Any = None) -> bytes:
     return json.dumps(document).encode()
 
 
+@lru_cache
 def hcl(runtime_claims: bytes | None = None, hash_type: int = 1, **odd: Any) -> HclReport:
     """An HCL report around an SNP report over its claims. `odd` goes to `snp_pki.report`."""
     report = HclReport(
@@ -204,6 +205,7 @@ def hcl(runtime_claims: bytes | None = None, hash_type: int = 1, **odd: Any) -> 
     return replace(report, hardware_report=hardware)
 
 
+@lru_cache
 def bundle(report: HclReport | None = None, nonce: bytes = NONCE) -> AzureBundle:
     quote = quoted(AZURE_PCRS, extra_data=nonce).write()
     return AzureBundle(
@@ -212,7 +214,7 @@ def bundle(report: HclReport | None = None, nonce: bytes = NONCE) -> AzureBundle
         message=quote,
         signature=signed(quote, rsa_ak()).parts[0],
         pcrs=tuple(AZURE_PCRS.values()),
-        vcek=snp_pki.vek(),
+        vcek=snp_pki.endorsements().vek,
         td_quote=None,
     )
 
