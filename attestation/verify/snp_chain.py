@@ -52,6 +52,7 @@ class _Certificate:
     name: str
     der: bytes
     parsed: x509.Certificate
+    serial: int
     window: Window
 
     @property
@@ -81,9 +82,9 @@ def _reading(name: str) -> Iterator[None]:
 
 def _read(name: str, der: bytes) -> _Certificate:
     with _reading(name):
-        window = read_certificate(name, der).window
+        read = read_certificate(name, der)
         parsed = x509.load_der_x509_certificate(der)
-        return _Certificate(name, der, parsed, window)
+        return _Certificate(name, der, parsed, read.serial, read.window)
 
 
 def _chain(certificate: _Certificate, detail: str) -> VerificationError:
@@ -223,7 +224,7 @@ def _check_crl(der: bytes, root: _Certificate, certificates: Sequence[_Certifica
     if critical:
         raise VerificationError("crl", f"critical extensions {', '.join(critical)}")
     for certificate in certificates:
-        if certificate.parsed.serial_number in crl.revoked:
+        if certificate.serial in crl.revoked:
             raise VerificationError("revoked", f"{certificate.name} is revoked")
     return crl.window
 

@@ -63,6 +63,7 @@ def endorsements(vector: dict[str, Any]) -> SnpEndorsements:
     return SnpEndorsements.from_files(read(vector, "endorsement"), read(vector, "chain"))
 
 
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("vector", manifest("verdict"))
 def test_verdict_under_genuine(vector: dict[str, Any]) -> None:
     now = vector["verification_time"]

@@ -695,3 +695,13 @@ def test_list_with_an_extension_that_does_not_parse() -> None:
     number = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.20"), b"\xff")
     with pytest.raises(CollateralError, match="crl: cannot be read"):
         verify(endorsements=chain_with(crl=pki.crl(more=[(number, False)])))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("kind", pki.KINDS)
+def test_serial_number_0_which_amd_gives_every_key_is_nothing_to_warn_of(kind: str) -> None:
+    signer = pki.rsa_key("ask" if kind == "vcek" else "asvk")
+    version, serial = bytes.fromhex("a003020102"), bytes.fromhex("020101")
+    zero = pki.resigned(pki.vek(kind), version + serial, version + bytes.fromhex("020100"), signer)
+    own = chain_with(kind, vek=zero, crl=pki.crl([99]))
+    assert verify(pki.report(kind), own).revocation_checked
