@@ -13,6 +13,7 @@ import click
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
 from attestation.errors import AttestationError
 from enclave.errors import EnclaveError
@@ -183,12 +184,12 @@ def _introduce(facts: dict[str, Any]) -> None:
                 border_style="bold red",
             )
         )
-    table = Table(show_header=False, box=None)
-    for name in ("url", "tee_type", "measurement", "keyset_digest", "root", "tls_cert"):
-        if facts[name] is not None:
-            table.add_row(f"[bold]{name}[/bold]", str(facts[name]))
-    table.add_row("[bold]models[/bold]", ", ".join(facts["models"]))
-    console.print(table)
+    shown = {**facts, "models": ", ".join(facts["models"])}
+    for name in ("url", "tee_type", "measurement", "keyset_digest", "root", "tls_cert", "models"):
+        if shown[name] is not None:
+            # Whole on one line, however narrow the terminal: these are copied.
+            text = Text.assemble((f"{name:<15}", "bold"), str(shown[name]))
+            console.print(text, soft_wrap=True)
     console.print(
         "Make an API key:  adyton keys create NAME --state-dir " + facts["state_dir"],
         highlight=False,

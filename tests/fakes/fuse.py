@@ -17,7 +17,9 @@ import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from fakes.pseudo import Directory, File, Handle, failure
 
@@ -42,13 +44,16 @@ def _check(result: int) -> None:
         raise failure(ctypes.get_errno())
 
 
+@cache
 def unavailable() -> str | None:
-    """Why nothing can be mounted here, or None."""
+    """Why nothing can be mounted here, or None. Found out by mounting an empty directory."""
     if os.geteuid() != 0:
         return "mounting needs root"
-    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        return "there is no /dev/fuse to use"
-    return None
+    try:
+        with TemporaryDirectory(prefix="adyton-") as folder, mounted(Path(folder), Directory()):
+            return None
+    except OSError as e:
+        return f"FUSE cannot be mounted here: {e}"
 
 
 @contextmanager

@@ -7,15 +7,21 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import snp_pki
+from fakes import tsm as tsm_fake
+from fakes.fuse import mounted, unavailable
 from running import RunningNode, gateway, running
 
-from attestation.evidence import AttestationReport
+from attestation.evidence import AttestationReport, CertificateTable
+from attestation.evidence.snp_certs import ARK_GUID, ASK_GUID, CRL_GUID, VCEK_GUID
 from attestation.issuers import IssuerError, detect_issuer
+from attestation.issuers.simulator import AmdAuthority, SimulatedSnp
 
 TIMEOUT_S = 120
 
@@ -98,6 +104,95 @@ def test_served_evidence_verifies_offline(
     assert done.returncode == 0, done.stdout + done.stderr
     assert json.loads(done.stdout)["measurement"] == snp_node.facts["measurement"]
     assert adyton(*given, "--json").returncode == 4
+
+
+GUEST = (
+    "mount -t tmpfs none /sys/kernel && mkdir -p /sys/kernel/config/tsm/report && "
+    'mount --bind "$0" /sys/kernel/config/tsm/report && exec "$@"'
+)
+"""What a process sees here, with its children: a machine that has Linux's configfs-tsm."""
+
+
+def cannot_pretend() -> str | None:
+    """Why no process here can be shown such a machine, or None."""
+    if reason := unavailable():
+        return reason
+    command = ("unshare", "--mount", "--propagation", "private")
+    try:
+        probe = subprocess.run(
+            [*command, "mount", "-t", "tmpfs", "none", "/sys/kernel"],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    except OSError as e:
+        return f"no unshare command here: {e}"
+    return f"no mount namespaces here: {probe.stderr}" if probe.returncode else None
+
+
+CANNOT_PRETEND = cannot_pretend()
+
+
+def guest_device(machine: SimulatedSnp, level: int) -> tsm_fake.Tsm:
+    """What a SNP guest at this privilege level has, on a host that hands out certificates."""
+    endorsements = machine.endorsements()
+    assert endorsements.crl is not None
+    guids = (VCEK_GUID, ASK_GUID, ARK_GUID, CRL_GUID)
+    documents = (endorsements.vek, *endorsements.chain, endorsements.crl)
+    table = CertificateTable.build(zip(guids, documents, strict=True)).write()
+
+    def report(inblob: bytes, privlevel: int) -> tuple[bytes, bytes]:
+        fields = {"measurement": b"\x0a" * 48, "report_data": inblob, "vmpl": privlevel}
+        return machine.report(fields), table
+
+    device = tsm_fake.Tsm(report, b"sev_guest")
+    device.privlevel_floor = level
+    return device
+
+
+@pytest.mark.skipif(CANNOT_PRETEND is not None, reason=str(CANNOT_PRETEND))
+def test_a_node_finds_the_guests_own_device_and_is_verified(tmp_path: Path) -> None:
+    """The hardware path from `--tee auto` to a verified chat, all but the hardware."""
+    machine = SimulatedSnp(
+        seed=b"m" * 32,
+        authority=AmdAuthority.of(snp_pki.rsa_key("ark"), snp_pki.rsa_key("ask")),
+        now=int(time.time()),
+    )
+    (root := tmp_path / "ark.der").write_bytes(machine.root_der)
+    (device := tmp_path / "report").mkdir()
+    state = tmp_path / "state"
+    command = [
+        *("unshare", "--mount", "--propagation", "private", "sh", "-c", GUEST, str(device)),
+        *(sys.executable, "-m", "gateway", "serve", "--tee", "auto", "--port", "0"),
+        *("--state-dir", str(state), "--json"),
+    ]
+    log = tmp_path / "node.log"
+    with mounted(device, guest_device(machine, level=0)), log.open("w") as errors:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True)
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            assert line, log.read_text()[-2000:]
+            facts = json.loads(line)
+            assert (facts["tee_type"], facts["simulated"], facts["root"]) == (
+                "sev_snp",
+                False,
+                None,
+            )
+            assert facts["measurement"] == "0a" * 48
+            trust = ("--root", str(root), "--measurement", facts["measurement"])
+            done = adyton("verify", facts["url"], *trust, "--json")
+            assert done.returncode == 0, done.stdout
+            assert json.loads(done.stdout)["simulated"] is False
+            node = RunningNode(process, facts, state, log)
+            environment = {**os.environ, "ADYTON_API_KEY": node.key(), "ADYTON_URL": node.url}
+            asked = adyton("chat", "Hi.", *trust, "--max-tokens", "4", "--json", env=environment)
+            assert asked.returncode == 0, asked.stdout
+            assert node.stop() == 0
+        finally:
+            process.kill()
+            process.wait(10)
+    assert not (state / "keys.age").exists(), "no sealing key, so keys live in memory"
 
 
 def test_a_machine_without_a_tee_is_told_so_and_nothing_is_simulated(tmp_path: Path) -> None:

@@ -130,3 +130,26 @@ def test_collateral_that_is_absent_or_too_large_is_a_start_error(tmp_path: Path)
     path.write_bytes(bytes((4 << 20) + 1))
     with pytest.raises(StartError, match="too large"):
         read_collateral(path)
+
+
+def test_what_a_person_copies_is_printed_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from gateway.cli import _introduce
+
+    monkeypatch.setenv("COLUMNS", "40")
+    facts = {
+        "simulated": True,
+        "url": "https://127.0.0.1:8443",
+        "tee_type": "sev_snp",
+        "measurement": "0a" * 48,
+        "keyset_digest": "sha256:" + "ab" * 32,
+        "root": None,
+        "tls_cert": "/state/tls-cert.pem",
+        "models": ["echo"],
+        "state_dir": "/state",
+    }
+    _introduce(facts)
+    lines = capsys.readouterr().out.splitlines()
+    assert f"{'measurement':<15}{'0a' * 48}" in lines
+    assert not any(line.startswith("root ") for line in lines)
