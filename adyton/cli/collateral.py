@@ -254,10 +254,11 @@ def _lines(part: Part, now: int) -> str:
 @click.option("--port", type=click.IntRange(0, 65535), default=8081, show_default=True)
 @json_option
 def serve(*, state_dir: Path, port: int, as_json: bool) -> None:
-    """Serve the simulator's own collateral on loopback, as a PCCS would.
+    """Serve the simulator's own collateral on loopback, as a PCCS and a KDS would.
 
-    For trying everything without a network; needs adyton[node]. Its root is written beside
-    the seed and trusted nowhere but where you name it.
+    For trying everything without a network; needs adyton[node]. SEV-SNP is there where a
+    node with --sim-tee sev-snp has run on this state directory. The roots are written beside
+    the seed and trusted nowhere but where you name them.
     """
     from importlib.util import find_spec
 
@@ -266,13 +267,13 @@ def serve(*, state_dir: Path, port: int, as_json: bool) -> None:
     if find_spec("uvicorn") is None:
         raise NotDone("uvicorn is not installed: pip install 'adyton[node]'")
 
-    def ready(url: str, root: bytes) -> None:
-        path = (state_dir / "simulator-root.der").absolute()
-        path.write_bytes(root)
+    def ready(url: str, roots: list[Path]) -> None:
         if as_json:
-            print_json({"url": url, "root": str(path), "simulated": True})
-        else:
-            print_simulated()
-            click.echo(f"  {url}   root: {plain(str(path))}")
+            print_json({"url": url, "roots": [str(r) for r in roots], "simulated": True})
+            return
+        print_simulated()
+        click.echo(f"  {url}")
+        for root in roots:
+            click.echo(f"  trust it with --root {plain(str(root))}")
 
     pccs.serve(state_dir, port, ready)

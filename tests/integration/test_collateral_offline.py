@@ -13,9 +13,12 @@ from typing import Any
 
 import pytest
 
+from attestation.collateral.errors import CollateralMissing
 from attestation.collateral.fetch import fetch_collateral
-from attestation.issuers.simulator import SimulatedPlatform
+from attestation.collateral.fetch_snp import fetch_endorsements
+from attestation.issuers.simulator import AmdAuthority, SimulatedPlatform, SimulatedSnp
 from attestation.verify import verify_quote
+from attestation.verify.snp import verify_snp
 
 
 @dataclass
@@ -24,6 +27,7 @@ class Pccs:
 
     url: str
     root: Path
+    ark: Path
     state_dir: Path
 
     @property
@@ -41,6 +45,7 @@ def adyton(*arguments: object) -> tuple[int, dict[str, Any]]:
 @pytest.fixture(scope="module")
 def pccs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pccs]:
     state_dir = tmp_path_factory.mktemp("state")
+    AmdAuthority.load_or_create(state_dir / "simulator-amd.pem")
     command = [sys.executable, "-m", "adyton.cli", "collateral", "serve", "--port", "0", "--json"]
     process = subprocess.Popen(
         [*command, "--state-dir", str(state_dir)], stdout=subprocess.PIPE, text=True
@@ -49,7 +54,7 @@ def pccs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pccs]:
         assert process.stdout is not None
         facts = json.loads(process.stdout.readline())
         assert facts["simulated"]
-        yield Pccs(facts["url"], Path(facts["root"]), state_dir)
+        yield Pccs(facts["url"], *map(Path, facts["roots"]), state_dir)
     finally:
         process.terminate()
         process.wait(20)
@@ -76,6 +81,18 @@ def test_the_library_does_it_in_one_call(pccs: Pccs, tmp_path: Path) -> None:
     assert verify_quote(quote, found, roots, now).tcb_status == "UpToDate"
     again = fetch_collateral(quote, url=None, cache=tmp_path / "c", roots=roots, now=now)
     assert again == found
+
+
+def test_the_simulated_amd_is_asked_as_the_real_one(pccs: Pccs, tmp_path: Path) -> None:
+    authority = AmdAuthority.load_or_create(pccs.state_dir / "simulator-amd.pem")
+    seed, now = (pccs.state_dir / "simulator.seed").read_bytes(), int(time.time())
+    report = SimulatedSnp(seed=seed, authority=authority, now=now).report({})
+    roots = [pccs.ark.read_bytes()]
+    found = fetch_endorsements(report, url=pccs.url, cache=tmp_path / "c", roots=roots, now=now)
+    assert verify_snp(report, found, roots, now).revocation_checked
+    other = SimulatedSnp(seed=b"another chip".ljust(32), authority=authority, now=now)
+    with pytest.raises(CollateralMissing):
+        fetch_endorsements(other.report({}), url=pccs.url, cache=None, roots=roots, now=now)
 
 
 def test_many_processes_share_one_cache(pccs: Pccs, tmp_path: Path) -> None:

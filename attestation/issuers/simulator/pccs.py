@@ -1,8 +1,8 @@
-"""A PCCS for the simulator's platform, so that fetching can be tried without a network.
+"""A PCCS and a KDS for the simulator's machines, to try fetching without a network.
 
-It answers what Intel's service v4 answers: the same paths, parameters, headers and status
-codes, with collateral the simulated platform signs. As there, CRLs are DER with
-`encoding=der` and hex without. Plain ASGI; `serve` runs it under uvicorn.
+They answer what Intel's service v4 and AMD's service answer: the same paths, parameters,
+headers and status codes, with what the simulated vendors sign. As at a PCCS, CRLs are DER
+with `encoding=der` and hex without. Plain ASGI; `serve` runs it under uvicorn.
 """
 
 from __future__ import annotations
@@ -14,14 +14,20 @@ from pathlib import Path
 from typing import Any, Final
 from urllib.parse import parse_qs, quote
 
+from cryptography.hazmat.primitives.serialization import Encoding
+
+from attestation.collateral.snp import SnpEndorsements
+from attestation.issuers.simulator.amd import PRODUCT, AmdAuthority
 from attestation.issuers.simulator.issuer import load_or_create_seed
 from attestation.issuers.simulator.platform import EPOCH_S, SimulatedPlatform
+from attestation.issuers.simulator.snp import SimulatedSnp
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 SEED_FILE: Final = "simulator.seed"
+AMD_FILE: Final = "simulator-amd.pem"
 _JSON: Final = "application/json"
 _CRL: Final = "application/pkix-crl"
 _MAX_QUERY: Final = 2048
@@ -52,11 +58,20 @@ _NOT_FOUND: Final = Answer(404, body=b"no such collateral")
 
 
 class SimulatedPccs:
-    """The ASGI application that serves the collateral of `seed`'s platform."""
+    """The ASGI application that serves the collateral of `seed`'s machines.
 
-    def __init__(self, seed: bytes, now: Callable[[], int] = lambda: int(time.time())) -> None:
+    AMD's paths are there where `authority` is.
+    """
+
+    def __init__(
+        self,
+        seed: bytes,
+        now: Callable[[], int] = lambda: int(time.time()),
+        authority: AmdAuthority | None = None,
+    ) -> None:
         self._seed = seed
         self._now = now
+        self._kds = None if authority is None else SimulatedKds(seed, now, authority)
         self._platform = SimulatedPlatform(seed=seed, now=now())
 
     @property
@@ -70,8 +85,13 @@ class SimulatedPccs:
     def answer(self, path: str, query: str) -> Answer:
         """What a GET of `path` with `query` gets."""
         tee, _, rest = path.lstrip("/").partition("/")
-        if tee not in ("sgx", "tdx") or len(query) > _MAX_QUERY:
+        if len(query) > _MAX_QUERY:
             return _NOT_FOUND
+        if tee == "vcek" and self._kds is not None:
+            return self._kds.answer(rest, query)
+        return self._intel(tee, rest, query) if tee in ("sgx", "tdx") else _NOT_FOUND
+
+    def _intel(self, tee: str, rest: str, query: str) -> Answer:
         asked = {name: values[-1] for name, values in parse_qs(query).items()}
         match rest:
             case "certification/v4/tcb":
@@ -127,21 +147,75 @@ class SimulatedPccs:
         await send({"type": "http.response.body", "body": answer.body})
 
 
+class SimulatedKds:
+    """The one VCEK that the simulated AMD has issued to `seed`'s chip, its chain and its CRL."""
+
+    def __init__(self, seed: bytes, now: Callable[[], int], authority: AmdAuthority) -> None:
+        self._seed = seed
+        self._now = now
+        self._authority = authority
+        self._made: tuple[SimulatedSnp, SnpEndorsements] | None = None
+
+    def _current(self) -> tuple[SimulatedSnp, SnpEndorsements]:
+        """The machine and its endorsements: made once an epoch, as signatures are salted."""
+        now = self._now()
+        if self._made is None or now // EPOCH_S != self._made[0].now // EPOCH_S:
+            machine = SimulatedSnp(seed=self._seed, authority=self._authority, now=now)
+            self._made = machine, machine.endorsements()
+        return self._made
+
+    def answer(self, rest: str, query: str) -> Answer:
+        """What a GET of `/vcek/` and `rest` gets."""
+        machine, made = self._current()
+        prefix, _, what = rest.rpartition("/")
+        if prefix != f"v1/{PRODUCT}":
+            return _NOT_FOUND
+        if what == "cert_chain":
+            chain = "".join(
+                c.public_bytes(Encoding.PEM).decode()
+                for c in (self._authority.ask, self._authority.ark)
+            )
+            return Answer(200, "application/x-pem-file", chain.encode())
+        if what == "crl" and made.crl is not None:
+            return Answer(200, _CRL, made.crl)
+        levels = machine.tcb.parts(PRODUCT)
+        wanted = {
+            "blSPL": levels.bootloader,
+            "teeSPL": levels.tee,
+            "snpSPL": levels.snp,
+            "ucodeSPL": levels.microcode,
+        }
+        asked = {name: values[-1].lstrip("0") or "0" for name, values in parse_qs(query).items()}
+        if what != machine.chip_id.hex() or asked != {n: str(v) for n, v in wanted.items()}:
+            return _NOT_FOUND
+        return Answer(200, "application/pkix-cert", made.vek)
+
+
 def _signed(member: str, text: str, signature: bytes) -> bytes:
     return f'{{"{member}":{text},"signature":"{signature.hex()}"}}'.encode()
 
 
-def serve(state_dir: Path, port: int, ready: Callable[[str, bytes], None]) -> None:
+def serve(state_dir: Path, port: int, ready: Callable[[str, list[Path]], None]) -> None:
     """Serve the simulator whose seed is in `state_dir` on loopback until interrupted.
 
-    `ready` gets the URL and the root (DER) once the port is bound. Port 0 takes a free one.
+    `ready` gets the URL and the files of the roots once the port is bound: one for SGX and
+    TDX, and one for SEV-SNP where the state has a simulated AMD. Port 0 takes a free one.
     """
     import socket
 
     import uvicorn
 
-    application = SimulatedPccs(load_or_create_seed(state_dir / SEED_FILE))
+    seed = load_or_create_seed(state_dir / SEED_FILE)
+    amd = state_dir / AMD_FILE
+    authority = AmdAuthority.load_or_create(amd) if amd.exists() else None
+    application = SimulatedPccs(seed, authority=authority)
+    roots = {"pccs-root.der": application.platform.root_der}
+    if authority is not None:
+        roots["kds-root.der"] = authority.root_der
+    for name, der in roots.items():
+        (state_dir / name).write_bytes(der)
     with socket.create_server(("127.0.0.1", port)) as listener:
-        ready(f"http://127.0.0.1:{listener.getsockname()[1]}", application.platform.root_der)
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        ready(url, [(state_dir / name).absolute() for name in roots])
         config = uvicorn.Config(application, lifespan="off", log_level="warning", access_log=False)
         uvicorn.Server(config).run(sockets=[listener])
