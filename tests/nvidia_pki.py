@@ -31,7 +31,7 @@ from attestation.evidence.spdm import (
     MeasurementsResponse,
 )
 from attestation.verify import VerifiedGpu
-from attestation.verify.nvidia import gpu_nonce, verify_gpu
+from attestation.verify.nvidia import verify_gpu
 from attestation.verify.nvidia_device import (
     COMPOSITE_DEVICE_ID,
     DEVICE_INFO,
@@ -42,6 +42,7 @@ from attestation.verify.nvidia_device import (
     PublicKeyInfo,
     TcbInfo,
 )
+from attestation.verify.nvidia_gpu import gpu_nonce
 from attestation.verify.nvidia_rim import VerifiedRim, verify_rim
 
 NOW = 1_780_000_000

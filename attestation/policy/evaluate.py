@@ -19,7 +19,7 @@ from attestation.policy.tpm import tpm_findings
 from attestation.policy.values import one_of
 from attestation.verify import DcapReport, VerifiedReport
 from attestation.verify.nitro import NitroReport
-from attestation.verify.nvidia import GPU_BINDING_BYTES, gpu_nonce
+from attestation.verify.nvidia_gpu import GPU_BINDING_BYTES, gpu_nonce
 from attestation.verify.snp_report import SnpReport
 from attestation.verify.tpm import TpmReport
 

@@ -7,7 +7,6 @@ reference values NVIDIA signed. docs/spec/evidence-nvidia.md lists the steps.
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -17,7 +16,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, utils
 
-from attestation.errors import MalformedEvidence, VerificationError
+from attestation.errors import VerificationError
 from attestation.evidence.nvidia import NvidiaEvidence
 from attestation.evidence.spdm import ALL_MEASUREMENTS, GENERATE_SIGNATURE, NONCE_BYTES
 from attestation.verify.model import _SEAL
@@ -32,20 +31,6 @@ _HALF: Final = 48
 _DIGEST: Final = 48
 _SLOT_MASK: Final = 0x0F
 _NVDEC0_INDEX: Final = 35
-_NONCE_DOMAIN: Final = b"adyton gpu nonce v1\0"
-GPU_BINDING_BYTES: Final = 64
-"""Report data that a GPU nonce is made from."""
-
-
-def gpu_nonce(report_data: bytes) -> bytes:
-    """The nonce (32 bytes) that binds GPU evidence to the CPU report with this report data.
-
-    SHA-256 over `adyton gpu nonce v1`, a zero byte and the 64 bytes. Evidence made for
-    another report has another nonce, so it cannot be shown beside this one.
-    """
-    if len(report_data) != GPU_BINDING_BYTES:
-        raise MalformedEvidence("report_data", f"{len(report_data)} bytes, not {GPU_BINDING_BYTES}")
-    return hashlib.sha256(_NONCE_DOMAIN + report_data).digest()
 
 
 def _check_kind(evidence: NvidiaEvidence, device: Device) -> None:

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import InitVar, dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
+from attestation.errors import MalformedEvidence
 from attestation.evidence.nvidia import DeviceFacts, NvidiaEvidence
 from attestation.verify.model import _SEAL
 
 DeviceKind = Literal["nvidia-gpu", "nvidia-switch"]
 RimKind = Literal["driver", "vbios"]
+_NONCE_DOMAIN: Final = b"adyton gpu nonce v1\0"
+GPU_BINDING_BYTES: Final = 64
+"""Report data that a GPU nonce is made from."""
+
+
+def gpu_nonce(report_data: bytes) -> bytes:
+    """The nonce (32 bytes) that binds GPU evidence to the CPU report with this report data.
+
+    SHA-256 over `adyton gpu nonce v1`, a zero byte and the 64 bytes. Evidence made for
+    another report has another nonce, so it cannot be shown beside this one.
+    """
+    if len(report_data) != GPU_BINDING_BYTES:
+        raise MalformedEvidence("report_data", f"{len(report_data)} bytes, not {GPU_BINDING_BYTES}")
+    return hashlib.sha256(_NONCE_DOMAIN + report_data).digest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ import pytest
 from attestation.errors import CollateralError, MalformedEvidence, VerificationError
 from attestation.evidence.spdm import MeasurementBlock
 from attestation.verify import VerifiedGpu, VerifiedGpuToken
-from attestation.verify.nvidia import gpu_nonce, verify_gpu
+from attestation.verify.nvidia import verify_gpu
+from attestation.verify.nvidia_gpu import gpu_nonce
 
 
 def refused(step: str, call: Callable[[], Any]) -> VerificationError:
