@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
 from attestation.errors import Finding
@@ -29,8 +29,11 @@ class ProviderPin:
 class DstackPolicy:
     """Accepted values, hex; None accepts every one.
 
-    `os_image_hashes` are compared with a proven image, never with what host or KMS say.
-    `kms_root_public_keys` (compressed secp256k1) ask for a released key with its chain.
+    RTMR3 is written by the operating system, so whoever pins anything else here must pin the
+    image too, or say with `dangerous_allow_any_os_image` that measurements of `rt_mr1` and
+    `rt_mr2` do it. `os_image_hashes` are compared with a proven image, never with what host
+    or KMS say. `kms_root_public_keys` (compressed secp256k1) ask for a released key with its
+    chain.
     """
 
     required: bool = False
@@ -40,6 +43,7 @@ class DstackPolicy:
     instance_ids: frozenset[str] | None = None
     key_providers: tuple[ProviderPin, ...] | None = None
     kms_root_public_keys: frozenset[str] | None = None
+    dangerous_allow_any_os_image: bool = False
 
     @classmethod
     def from_json(cls, dstack: Mapping[str, Any]) -> Self:
@@ -53,12 +57,13 @@ class DstackPolicy:
             instance_ids=_accepted(dstack, "instance_ids"),
             key_providers=None if providers is None else tuple(ProviderPin(**p) for p in providers),
             kms_root_public_keys=_accepted(dstack, "kms_root_public_keys"),
+            dangerous_allow_any_os_image=dstack.get("dangerous_allow_any_os_image", False),
         )
 
     @property
     def wants_dstack(self) -> bool:
         """True when evidence that is not of a dstack guest cannot satisfy this section."""
-        return self != type(self)()
+        return replace(self, dangerous_allow_any_os_image=False) != type(self)()
 
 
 def _accepted(dstack: Mapping[str, Any], member: str) -> frozenset[str] | None:
@@ -69,6 +74,15 @@ def _accepted(dstack: Mapping[str, Any], member: str) -> frozenset[str] | None:
 def _member(name: str, accepted: frozenset[str] | None, actual: str | None) -> Iterator[Finding]:
     if accepted is not None and actual not in accepted:
         yield Finding(f"dstack.{name}", one_of(sorted(accepted)), actual or "not proven")
+
+
+def _os_image(facts: DstackFacts, wanted: DstackPolicy) -> Iterator[Finding]:
+    """Some image must be pinned, since every other fact is what that image measured."""
+    yield from _member("os_image_hash", wanted.os_image_hashes, facts.os_image_hash)
+    unpinned = wanted.os_image_hashes is None and not wanted.dangerous_allow_any_os_image
+    if unpinned and wanted.wants_dstack:
+        actual = facts.os_image_hash or "not proven"
+        yield Finding("dstack.os_image_hash", "an image you pin", actual)
 
 
 def _chosen_app_id(facts: DstackFacts, wanted: DstackPolicy) -> Iterator[Finding]:
@@ -111,7 +125,7 @@ def dstack_findings(
     yield from _member("app_id", wanted.app_ids, facts.app_id)
     yield from _member("compose_hash", wanted.compose_hashes, facts.compose_hash)
     yield from _chosen_app_id(facts, wanted)
-    yield from _member("os_image_hash", wanted.os_image_hashes, facts.os_image_hash)
+    yield from _os_image(facts, wanted)
     yield from _member("instance_id", wanted.instance_ids, facts.instance_id)
     yield from _provider(facts, wanted)
     key = facts.released_key

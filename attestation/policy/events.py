@@ -21,10 +21,12 @@ _COMMAND_LINES: Final = {"rtmr": ("rtmr2",), "pcr": ("pcr8", "pcr9", "pcr12")}
 class EventsPolicy:
     """What must be proven about the boot; None and empty ask nothing.
 
-    `boot_applications` and `boot_files` are digests (hex, of the registers' hash) of all
-    that may be started as an EFI image, or measured by a boot loader without its bytes
-    standing in the log. `cmdlines` are whole kernel command lines; `cmdline_required` words
-    each of them must have; `cmdline_forbidden` text none may contain.
+    What a boot loader measures is as true as the boot loader: rules about command lines and
+    files need `boot_applications` beside them. Both lists are digests (hex, of the
+    registers' hash): of all that may be started as an EFI image, and of all that a boot
+    loader may measure without its bytes standing in the log. `cmdlines` are whole kernel
+    command lines; `cmdline_required` words each of them must have; `cmdline_forbidden` text
+    none may contain.
     """
 
     required: bool = False
@@ -90,7 +92,8 @@ def _boot_applications(events: VerifiedEvents, accepted: frozenset[str]) -> Iter
     yield from _unexplained(events, _needed(events, _IMAGES))
     for digest in events.boot_application_digests:
         if digest not in accepted:
-            yield Finding("events.boot_applications", one_of(sorted(accepted)), digest)
+            expected = one_of(sorted(accepted)) if accepted else "a boot loader you list"
+            yield Finding("events.boot_applications", expected, digest)
 
 
 def _boot_files(events: VerifiedEvents, wanted: EventsPolicy) -> Iterator[Finding]:
@@ -140,9 +143,10 @@ def events_findings(
     if wanted.secure_boot and events.secure_boot is not True:
         actual = "not proven" if events.secure_boot is None else "off"
         yield Finding("events.secure_boot", "on", actual)
-    if wanted.boot_applications is not None:
-        yield from _boot_applications(events, wanted.boot_applications)
-    if wanted.judges_command_line or wanted.boot_files is not None:
+    judges_files = wanted.judges_command_line or wanted.boot_files is not None
+    if wanted.boot_applications is not None or judges_files:
+        yield from _boot_applications(events, wanted.boot_applications or frozenset())
+    if judges_files:
         yield from _boot_files(events, wanted)
     if wanted.judges_command_line:
         yield from _command_lines(events, wanted)

@@ -28,12 +28,15 @@ def section(**members: Any) -> DstackPolicy:
 
 
 def fields(facts: DstackFacts, report: Any = None, /, **members: Any) -> list[str]:
+    members = {"dangerous_allow_any_os_image": True, **members}
     found = dstack_findings(report or REPORT, facts, section(**members))
     return [f.field for f in found]
 
 
 def test_no_guest_is_wanted_unless_something_is_asked() -> None:
     assert list(dstack_findings(REPORT, None, DstackPolicy())) == []
+    weaker = section(dangerous_allow_any_os_image=True)
+    assert list(dstack_findings(REPORT, None, weaker)) == []
     for members in ({"required": True}, {"app_ids": ["00" * 20]}):
         found = list(dstack_findings(REPORT, None, section(**members)))
         assert [f.field for f in found] == ["dstack"]
@@ -52,6 +55,7 @@ def test_everything_wanted_is_found() -> None:
     assert not fields(
         facts,
         required=True,
+        dangerous_allow_any_os_image=False,
         app_ids=[COMPOSE_HASH[:20].hex()],
         compose_hashes=[COMPOSE_HASH.hex()],
         os_image_hashes=[sha256_hex(CHECKSUMS)],
@@ -87,6 +91,19 @@ def test_an_image_that_only_host_or_kms_name_is_not_proven() -> None:
     facts = judge(events, vm_config='{"os_image_hash": "%s"}' % ("08" * 32))
     found = list(dstack_findings(report_of(events), facts, section(os_image_hashes=["08" * 32])))
     assert [(f.field, f.actual) for f in found] == [("dstack.os_image_hash", "not proven")]
+
+
+@pytest.mark.parametrize(
+    "members", [{"required": True}, {"compose_hashes": [COMPOSE_HASH.hex()]}], ids=str
+)
+def test_what_an_unknown_image_measured_is_not_believed(members: dict[str, Any]) -> None:
+    """RTMR3 is written by the operating system: any other one could write the same."""
+    facts = judge(EVENTS, vm_config=vm_config())
+    found = list(dstack_findings(REPORT, facts, section(**members)))
+    assert [(f.field, f.actual) for f in found] == [("dstack.os_image_hash", facts.os_image_hash)]
+    bare = list(dstack_findings(REPORT, judge(EVENTS), section(**members)))
+    assert [f.actual for f in bare] == ["not proven"]
+    assert not list(dstack_findings(REPORT, facts, DstackPolicy()))
 
 
 def test_a_guest_without_a_key_provider_satisfies_no_pin() -> None:

@@ -38,6 +38,7 @@ def section(**members: Any) -> EventsPolicy:
 
 def fields(events: Sequence[TcgEvent], **members: Any) -> list[str]:
     report, verified = booted(events)
+    members = {"boot_applications": [LOADER], **members}
     return [f.field for f in events_findings(report, verified, section(**members))]
 
 
@@ -107,6 +108,13 @@ def test_pcrs_have_registers_of_their_own() -> None:
     findings = events_findings(attested.verify("sgx-v3"), events, wanted)
     missing = [f.expected for f in findings if f.field == "events.registers"]
     assert missing == ["pcr2", "pcr9", "pcr12"]
+
+
+@pytest.mark.parametrize("rule", [{"boot_files": [CONFIG]}, {"cmdline": {"forbidden": ["x"]}}])
+def test_what_an_unknown_boot_loader_measured_is_not_believed(rule: dict[str, Any]) -> None:
+    report, events = booted(BOOT[:8] + BOOT[9:])
+    found = [(f.field, f.actual) for f in events_findings(report, events, section(**rule))]
+    assert found == [("events.boot_applications", LOADER)]
 
 
 def test_a_file_that_is_not_listed_is_refused() -> None:
