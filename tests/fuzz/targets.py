@@ -7,10 +7,17 @@ Readers that mirror a writer must also write back exactly what they read.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
-from attestation.errors import AttestationError, CollateralError, MalformedEvidence
+import seeds
+
+from attestation.errors import (
+    AttestationError,
+    CollateralError,
+    MalformedEvidence,
+    VerificationError,
+)
 
 Reader = Callable[[bytes], Any]
 
@@ -20,8 +27,8 @@ class Target:
     """`read` may raise only `errors`. `seeds` are inputs to begin with, made by our own code."""
 
     read: Reader
+    seeds: Callable[[], list[bytes]]
     errors: tuple[type[Exception], ...] = (MalformedEvidence,)
-    seeds: Callable[[], list[bytes]] = field(default=list)
     max_len: int = 16 << 10
 
     def run(self, data: bytes) -> None:
@@ -84,6 +91,99 @@ def _event_log(data: bytes) -> Any:
     return parse_event_log(data)
 
 
+def _tpm(data: bytes) -> Any:
+    from attestation.evidence.tpm import TpmQuote
+
+    return TpmQuote.read(data)
+
+
+def _tpm_signature(data: bytes) -> Any:
+    from attestation.evidence.tpm import TpmSignature
+
+    return TpmSignature.read(data)
+
+
+def _tpm_public(data: bytes) -> Any:
+    from attestation.evidence.tpm_public import TpmPublic
+
+    return TpmPublic.read(data)
+
+
+def _hcl(data: bytes) -> Any:
+    from attestation.evidence.hcl import HclReport
+
+    return HclReport.read(data)
+
+
+def _azure(data: bytes) -> Any:
+    from attestation.evidence.azure import AzureBundle
+
+    return AzureBundle.read(data)
+
+
+def _rim(data: bytes) -> Any:
+    from attestation.evidence.rim import read_rim
+
+    return read_rim(data)
+
+
+def _eat(data: bytes) -> Any:
+    from attestation.evidence.nras import DetachedEat
+
+    return DetachedEat.read(data)
+
+
+def _dstack(data: bytes) -> Any:
+    from attestation.evidence.dstack_attestation import DstackAttestation
+
+    return DstackAttestation.read(data)
+
+
+def _dstack_documents(data: bytes) -> Any:
+    """The three documents of a guest: whichever the first byte chooses."""
+    from attestation.evidence.dstack import AppCompose, KeyProviderInfo, VmConfig
+
+    readers = (AppCompose.read, KeyProviderInfo.read, VmConfig.read)
+    return readers[data[0] % len(readers)](data[1:]) if data else None
+
+
+def _ratls(data: bytes) -> Any:
+    from attestation.ratls import RaTlsCertificate, certificate_der
+
+    return RaTlsCertificate.read(certificate_der(data))
+
+
+def _ratls_evidence(data: bytes) -> Any:
+    from attestation.ratls.extension import TaggedEvidence
+
+    return TaggedEvidence.read(data)
+
+
+def _sigstruct(data: bytes) -> Any:
+    from attestation.manifest.sigstruct import Sigstruct
+
+    return Sigstruct.read(data)
+
+
+def _elf(data: bytes) -> Any:
+    from attestation.manifest.elf import read_program
+
+    return read_program(data, "libpal.so")
+
+
+def _snp_endorsements(data: bytes) -> Any:
+    from attestation.canonical import loads_strict
+    from attestation.collateral.snp import SnpEndorsements
+
+    return SnpEndorsements.from_json(loads_strict(data))
+
+
+def _collateral_file(data: bytes) -> Any:
+    from attestation.collateral.bundle import read_collateral_file
+
+    return read_collateral_file(data)
+
+
 def _collateral(data: bytes) -> Any:
     from attestation.canonical import loads_strict
     from attestation.collateral.model import Collateral
@@ -95,7 +195,7 @@ def _collateral(data: bytes) -> Any:
 def _policy(data: bytes) -> Any:
     from attestation.policy.load import _checked, _parse
 
-    return _checked(_parse(data))
+    return _checked(_parse(data), None)
 
 
 def _report(data: bytes) -> Any:
@@ -133,57 +233,36 @@ def _explained(data: bytes) -> Any:
     return explain_bytes(data).to_json()
 
 
-# --- seeds --------------------------------------------------------------------------------------
-
-
-def _quotes() -> list[bytes]:
-    import attested
-
-    return [attested.quote(kind) for kind in attested.KINDS]
-
-
-def _documents(make: Callable[[], Any]) -> Callable[[], list[bytes]]:
-    def seeds() -> list[bytes]:
-        import json
-
-        return [json.dumps(make()).encode()]
-
-    return seeds
-
-
-def _a_collateral() -> Any:
-    import attested
-
-    return attested.collateral("tdx").to_json()
-
-
-def _a_report() -> Any:
-    import attested
-
-    return attested.report()
-
-
+ENDORSEMENTS = (MalformedEvidence, CollateralError)
+ANY = (AttestationError,)
 DOCUMENT = 64 << 10
-A_POLICY = b"version: 1\nname: x\ntcb: {statuses: [UpToDate]}\nmeasurements: {}\n"
 
 TARGETS: dict[str, Target] = {
-    "quote": Target(_mirrored(_quote), seeds=_quotes),
-    "snp": Target(_mirrored(_snp), max_len=2048),
-    "snp_certificates": Target(_mirrored(_snp_certificates)),
-    "nitro": Target(_nitro),
-    "nvidia": Target(_nvidia),
-    "event_log": Target(_event_log),
-    "collateral": Target(
-        _collateral,
-        (MalformedEvidence, CollateralError),
-        _documents(_a_collateral),
-        DOCUMENT,
-    ),
-    "policy": Target(
-        _policy, seeds=lambda: [b"version: 1\nname: x\ntcb: {statuses: [UpToDate]}\n"]
-    ),
-    "report": Target(_report, (AttestationError,), _documents(_a_report), DOCUMENT),
-    "receipt": Target(_receipt, (AttestationError,)),
-    "kind": Target(_kind, (), _quotes),
-    "explain": Target(_explained, (), _quotes),
+    "quote": Target(_mirrored(_quote), seeds.quotes),
+    "snp": Target(_mirrored(_snp), seeds.snp_reports, max_len=2048),
+    "snp_certificates": Target(_mirrored(_snp_certificates), seeds.snp_certificates),
+    "snp_endorsements": Target(_snp_endorsements, seeds.snp_endorsements, ENDORSEMENTS, DOCUMENT),
+    "nitro": Target(_nitro, seeds.nitro_documents),
+    "nvidia": Target(_nvidia, seeds.nvidia_evidence),
+    "rim": Target(_rim, seeds.rims, ENDORSEMENTS),
+    "eat": Target(_eat, seeds.eats),
+    "event_log": Target(_event_log, seeds.event_logs),
+    "tpm": Target(_mirrored(_tpm), seeds.tpm_quotes, max_len=2048),
+    "tpm_signature": Target(_mirrored(_tpm_signature), seeds.tpm_signatures, max_len=2048),
+    "tpm_public": Target(_mirrored(_tpm_public), seeds.tpm_publics, max_len=2048),
+    "hcl": Target(_hcl, seeds.hcl_reports),
+    "azure": Target(_azure, seeds.azure_bundles, max_len=DOCUMENT),
+    "dstack": Target(_mirrored(_dstack), seeds.dstack_attestations),
+    "dstack_documents": Target(_dstack_documents, seeds.dstack_documents),
+    "ratls": Target(_ratls, seeds.certificates, (*ENDORSEMENTS, VerificationError)),
+    "ratls_evidence": Target(_ratls_evidence, seeds.certificate_evidence),
+    "sigstruct": Target(_mirrored(_sigstruct), seeds.sigstructs, max_len=4096),
+    "elf": Target(_elf, seeds.programs),
+    "collateral": Target(_collateral, seeds.collaterals, ENDORSEMENTS, DOCUMENT),
+    "collateral_file": Target(_collateral_file, seeds.collaterals, ENDORSEMENTS, DOCUMENT),
+    "policy": Target(_policy, seeds.policies),
+    "report": Target(_report, seeds.reports, ANY, DOCUMENT),
+    "receipt": Target(_receipt, seeds.reports, ANY),
+    "kind": Target(_kind, seeds.one_of_each, ()),
+    "explain": Target(_explained, seeds.one_of_each, ()),
 }
