@@ -6,6 +6,7 @@ read, a device that goes away. dstack-sdk drives the same agent as our issuer do
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Iterator
@@ -194,6 +195,23 @@ def test_a_write_that_the_kernel_drops_at_close_is_noticed(tsm: Any) -> None:
     device.before_store = busy
     assert report_data_of(issuer.issue(REPORT_DATA).quote) == REPORT_DATA
     assert drops == []
+
+
+@needs_fuse
+@pytest.mark.parametrize("error", [errno.EBUSY, errno.EWOULDBLOCK, errno.EINTR])
+def test_a_busy_kernel_is_asked_again(tsm: Any, error: int) -> None:
+    path, device = tsm
+    issuer = open_issuer("tsm", device=path)
+    busy = [error, error]
+
+    def report(inblob: bytes, _: int) -> tuple[bytes, bytes]:
+        if busy:
+            raise OSError(busy.pop(), "busy")
+        return tdx_quote(inblob), b""
+
+    device.report = report
+    assert report_data_of(issuer.issue(REPORT_DATA).quote) == REPORT_DATA
+    assert busy == []
 
 
 @needs_fuse
