@@ -143,7 +143,7 @@ def _python(view: _View) -> Iterator[Finding]:
         return
     if len(view.argv) < 2 or not _ISOLATED.fullmatch(view.argv[1]):
         reason = "python -I: folders and variables of the host must not add modules"
-        yield Finding("loader.argv", reason, " ".join(view.argv[:4])[:80])
+        yield Finding("loader.argv", reason, " ".join(view.argv[:4])[:80] or "no arguments")
     if view.argument("--tee") == "simulator":
         reason = "another --tee: evidence that anyone can make proves no enclave"
         yield Finding("loader.argv", reason, "--tee simulator")

@@ -277,7 +277,9 @@ def _trusted(entries: list[Any], root: Path, gramine: Gramine) -> Iterator[tuple
         given = entry.get("sha256") if isinstance(entry, dict) else None
         if not isinstance(uri, str) or not uri.startswith("file:"):
             raise RenderError(f"trusted file {str(entry)[:80]!r} is no `file:` URI")
-        for name in _below(uri, root, gramine):
+        if given is not None and uri.endswith("/"):
+            raise RenderError(f"{uri} is a folder, which has no hash of its own")
+        for name in (uri,) if given is not None else _below(uri, root, gramine):
             sha256 = _hash(name, given, root, gramine)
             if name in seen and seen[name] != sha256:
                 raise RenderError(f"two different hashes are given for {name}")
@@ -296,6 +298,8 @@ def _place(uri: str, root: Path, gramine: Gramine) -> Path | None:
 def _below(uri: str, root: Path, gramine: Gramine) -> Iterator[str]:
     """The URI itself, or those of the files below where it names a folder with `/`."""
     place = _place(uri, root, gramine)
+    if place is not None and not place.exists():
+        raise RenderError(f"there is no {uri} (looked for {place})")
     if place is not None and place.is_dir() != uri.endswith("/"):
         raise RenderError(f"{uri} must end with / if and only if it is a folder")
     if not uri.endswith("/"):
