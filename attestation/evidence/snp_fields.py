@@ -16,7 +16,7 @@ PRODUCTS: Final = ("Milan", "Genoa", "Turin")
 
 _ALWAYS_ONE: Final = 1 << 17
 _POLICY_BITS: Final = 26
-_PLATFORM_BITS: Final = 0b1011_1111
+_PLATFORM_BITS: Final = 0xFF
 
 
 def _bit(value: int, position: int) -> bool:
@@ -129,6 +129,11 @@ class PlatformInfo:
     def alias_check_complete(self) -> bool:
         """True when memory was checked for aliased addresses since reset (BadRAM)."""
         return _bit(self.value, 5)
+
+    @property
+    def iommu_write_safe(self) -> bool:
+        """True when devices behind the IOMMU cannot write where they must not (Turin)."""
+        return _bit(self.value, 6)
 
     @property
     def tio_en(self) -> bool:

@@ -40,6 +40,7 @@ PLATFORM_FLAGS: Final = (
     "rapl_dis",
     "ciphertext_hiding_en",
     "alias_check_complete",
+    "iommu_write_safe",
     "tio_en",
 )
 

@@ -87,7 +87,7 @@ def test_guest_policy_bits() -> None:
 def test_platform_info_bits() -> None:
     names = (
         *("smt_en", "tsme_en", "ecc_en", "rapl_dis", "ciphertext_hiding_en"),
-        *("alias_check_complete", None, "tio_en"),
+        *("alias_check_complete", "iommu_write_safe", "tio_en", None),
     )
     for position, name in enumerate(names):
         info = PlatformInfo(1 << position)
