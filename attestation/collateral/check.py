@@ -221,8 +221,7 @@ def crl_number(name: str, crl: Crl) -> int:
 def _check_pck_crl(item: Item, roots: Sequence[bytes], now: int) -> Checked:
     name = str(item.key.kind)
     signer, root, windows = _signer(item, name, roots)
-    names = signer.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-    if ca_of("".join(str(n.value) for n in names)) != item.key.subject:
+    if ca_of(signer.subject) != item.key.subject:
         raise CollateralError(f"{name}: is not of the {item.key.subject} CA")
     crl = read_crl(name, item.content)
     if not signer.is_ca or not crl.is_signed_by(signer):
@@ -244,9 +243,11 @@ def _check_root_crl(item: Item, roots: Sequence[bytes], now: int) -> Checked:
     )
 
 
-def ca_of(common_name: str) -> str | None:
-    """Which PCK CA goes by this name, as Intel's verifiers tell it; None for neither."""
-    found = [ca for ca in ("platform", "processor") if ca in common_name.lower()]
+def ca_of(name: x509.Name) -> str | None:
+    """Which PCK CA has this name, as Intel's verifiers tell it; None for neither."""
+    common = name.get_attributes_for_oid(NameOID.COMMON_NAME)
+    text = "".join(str(n.value) for n in common).lower()
+    found = [ca for ca in ("platform", "processor") if ca in text]
     return found[0] if len(found) == 1 else None
 
 

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from cryptography import x509
 from cryptography.x509.oid import NameOID
 
 from attestation.canonical import loads_strict, sha256_hex
@@ -106,8 +105,7 @@ def _platform(collateral: Collateral) -> Platform:
         document = loads_strict(collateral.tcb_info)
         tee, fmspc = str(document["id"]).lower(), str(document["fmspc"]).lower()
         head = read_chain("pck_crl", collateral.pck_crl_issuer_chain.encode())[0]
-        names = head.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
-        ca = ca_of("".join(str(n.value) for n in names))
+        ca = ca_of(head.subject)
         return Platform(tee, fmspc, ca or "platform")
     except (AttestationError, KeyError, TypeError):
         return Platform("sgx", "0" * 12, ca or "platform")
@@ -182,7 +180,7 @@ def _certificate(key: str, what: str, der: bytes, problem: str | None) -> Part:
     try:
         certificate = read_certificate(key, der)
         start, end = certificate.window.not_before, certificate.window.not_after
-        names = certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)
+        names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
         what = f"{what} ({', '.join(str(n.value) for n in names)})"
     except CollateralError as e:
         problem = problem or str(e)

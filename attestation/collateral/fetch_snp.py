@@ -60,7 +60,7 @@ async def afetch_endorsements(
     vlek: bytes | None = None,
     product: str | None = None,
     tls_ca: Path | None = None,
-    patience: Patience = KDS_PATIENCE,
+    patience: Patience | None = None,
 ) -> Obtained[SnpEndorsements]:
     """What verifying the report needs, checked under `roots` (DER) at `now`.
 
@@ -68,7 +68,7 @@ async def afetch_endorsements(
     """
     chips = chips_of(report, product)
     kept = None if cache is None else Cache(cache)
-    async with Fetcher(patience, tls_ca=tls_ca) as fetcher:
+    async with Fetcher(patience or KDS_PATIENCE, tls_ca=tls_ca) as fetcher:
         client = None if url is None else KdsClient(fetcher, url)
         source = CollateralSource(client, roots=roots, cache=kept)
         for chip in chips[:-1]:

@@ -197,12 +197,10 @@ class Fetcher:
                 ]
                 _check_status(response.status, Reply(url, headers, b""), what)
                 return Reply(url, headers, await _read(response, what, url, limit))
-        except (httpcore2.TimeoutException, httpcore2.NetworkError) as e:
-            raise _TryAgain(str(e) or type(e).__name__) from None
-        except (httpcore2.ProtocolError, httpcore2.UnsupportedProtocol) as e:
+        except httpcore2.ProtocolError as e:
             raise _TryAgain(f"not HTTP as it should be ({e})") from None
-        except OSError as e:
-            raise _TryAgain(e.strerror or type(e).__name__) from None
+        except (httpcore2.TimeoutException, httpcore2.NetworkError, OSError) as e:
+            raise _TryAgain(str(e) or type(e).__name__) from None
 
 
 def _context(tls_ca: Path) -> ssl.SSLContext:

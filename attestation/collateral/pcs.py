@@ -12,7 +12,7 @@ import binascii
 import json
 import re
 from typing import Final
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import load_der_x509_certificate
@@ -54,7 +54,7 @@ def platform_of(raw: bytes, update: str = "standard") -> Platform:
         fmspc = bytes(dcap_qvl.parse_pck_extension_from_pem(leaf.public_bytes(Encoding.PEM)).fmspc)
     except ValueError as e:
         raise CollateralError(f"pck_chain: no SGX extension ({e})") from None
-    ca = ca_of(leaf.issuer.rfc4514_string())
+    ca = ca_of(leaf.issuer)
     if ca is None:
         raise CollateralError("pck_chain: issued by neither the platform nor the processor CA")
     return Platform("tdx" if isinstance(parsed, TdxQuote) else "sgx", fmspc.hex(), ca, update)
@@ -160,11 +160,6 @@ def pem_chain(name: str, text: str) -> str:
     return "".join(
         load_der_x509_certificate(c.der).public_bytes(Encoding.PEM).decode() for c in chain
     )
-
-
-def chain_header(pem: str) -> str:
-    """A PEM chain as a service puts it into a header."""
-    return quote(pem, safe="")
 
 
 def _crl(key: Key, body: bytes) -> bytes:

@@ -133,6 +133,19 @@ async def test_retry_after_is_kept_to(server: CollateralServer) -> None:
     assert waits == [7.0]
 
 
+@pytest.mark.parametrize("text", ["soon", "-5", "Fri, 99 Dec 2099", "1" * 400, "\u0663"])
+async def test_a_retry_after_that_is_none_is_not_kept_to(
+    server: CollateralServer, text: str
+) -> None:
+    head = f"HTTP/1.1 503 X\r\nretry-after: {text}\r\ncontent-length: 0\r\n\r\n"
+    server.on("/tcb", fake.sends(head.encode()), times=1)
+    if text.startswith("11"):
+        with pytest.raises(CollateralUnavailable, match="asks to wait"):
+            await obtain(server)
+    else:
+        assert (await obtain(server)).value == attested.collateral("tdx")
+
+
 async def test_waits_double_and_vary(server: CollateralServer) -> None:
     waits: list[float] = []
 

@@ -233,6 +233,17 @@ def test_garbage_is_no_collateral(data: bytes) -> None:
         describe(data, ROOTS, NOW)
 
 
+def test_a_file_too_long_to_be_collateral(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("attestation.collateral.describe.MAX_BUNDLE_BYTES", 10)
+    with pytest.raises(CollateralError, match="longer than 10"):
+        describe(bytes(11), ROOTS, NOW)
+
+
+def test_endorsements_without_a_crl_are_described() -> None:
+    bare = replace(amd.endorsements(), crl=None)
+    assert len(describe(written(bare.to_json()), [amd.ark()], NOW).parts) == 3
+
+
 def test_pem_of_items_is_one_form() -> None:
     item = items(TDX)[0]
     assert len(read_chain("x", item.issuer_chain.encode())) == 2

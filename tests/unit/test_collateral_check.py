@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from attestation.collateral.check import ca_of, check_item, iso, join_checked
 from attestation.collateral.item import Item, Key, Kind, Platform, join_items, split_collateral
@@ -159,6 +164,47 @@ def test_a_crl_by_another_ca() -> None:
         check_item(processor, ROOTS, NOW)
 
 
+def test_a_signer_whose_key_is_of_another_kind() -> None:
+    """Chained to the root, but not able to make the signature Intel's documents have."""
+    key = ec.derive_private_key(7, ec.SECP384R1())
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(pki.name("TCB Signing"))
+        .issuer_name(P.root.certificate.subject)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(datetime.fromtimestamp(NOW - DAY_S, UTC))
+        .not_valid_after(datetime.fromtimestamp(NOW + DAY_S, UTC))
+        .sign(P.root.key, hashes.SHA256())
+    )
+    chain = certificate.public_bytes(Encoding.PEM).decode() + P.root.pem
+    with pytest.raises(CollateralError, match="its signer has no P-256 key"):
+        check_item(replace(items()["tcb-info"], issuer_chain=chain), ROOTS, NOW)
+
+
+def root_crl(extension: x509.ExtensionType | None) -> Item:
+    builder = (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(P.root.certificate.subject)
+        .last_update(datetime.fromtimestamp(NOW - DAY_S, UTC))
+        .next_update(datetime.fromtimestamp(NOW + DAY_S, UTC))
+    )
+    if extension is not None:
+        builder = builder.add_extension(extension, critical=False)
+    der = builder.sign(P.root.key, hashes.SHA256()).public_bytes(Encoding.DER)
+    return replace(items()["root-crl"], content=der)
+
+
+def test_a_crl_without_a_number_is_ordered_by_its_time() -> None:
+    assert check_item(root_crl(None), ROOTS, NOW).version == (0, NOW - DAY_S)
+
+
+def test_a_crl_number_that_cannot_be_read() -> None:
+    odd = x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.20"), b"\x05\x00")
+    with pytest.raises(CollateralError, match="its extensions cannot be read"):
+        check_item(root_crl(odd), ROOTS, NOW)
+
+
 def test_a_signer_revoked_by_the_root() -> None:
     for odd in ({"tcb_signing_revoked": True}, {"pck_ca_revoked": True}):
         checked = [check_item(i, ROOTS, NOW) for i in items(**odd).values()]
@@ -186,7 +232,7 @@ def test_parts_under_different_roots_do_not_mix() -> None:
     ],
 )
 def test_cas_are_told_by_their_names(name: str, ca: str | None) -> None:
-    assert ca_of(name) == ca
+    assert ca_of(pki.name(name)) == ca if name else ca_of(x509.Name([])) is None
 
 
 def test_times_no_calendar_has_are_still_shown() -> None:

@@ -13,7 +13,9 @@ from typing import Any
 import pytest
 
 from adyton.cli import main
+from attestation.collateral import fetch_snp
 from attestation.collateral.bundle import Bundle, collateral_for
+from attestation.collateral.http import Patience
 from attestation.collateral.snp import SnpEndorsements
 from attestation.issuers.simulator.pccs import Answer, SimulatedPccs
 from attestation.issuers.simulator.platform import SimulatedPlatform
@@ -200,6 +202,7 @@ def test_endorsements_of_an_snp_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "time", lambda: float(amd.NOW))
+    monkeypatch.setattr(fetch_snp, "KDS_PATIENCE", Patience())
     running = Running(tmp_path, Kds().answer, capsys)
     try:
         running.root.write_bytes(amd.ark())

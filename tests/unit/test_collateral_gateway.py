@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from gateway_fakes import fake_node
 
+from attestation.collateral.http import Patience
 from attestation.collateral.model import Collateral
 from attestation.collateral.snp import SnpEndorsements
 from attestation.issuers.base import IssuedEvidence, IssuerError
@@ -95,6 +96,7 @@ async def test_an_snp_machine_asks_amds_service(tmp_path: Path) -> None:
             issuer = Snp(amd.report(kind), own)
             chosen = settings(tmp_path / kind, kds.url, collateral_cache=tmp_path / f"c{kind}")
             with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("attestation.collateral.fetch_snp.KDS_PATIENCE", Patience())
                 patch.setattr("attestation.collateral.refresh.time.time", lambda: amd.NOW)
                 keeper = await CollateralKeeper.open(chosen, issuer, Metrics(), roots=(amd.ark(),))
                 assert keeper is not None

@@ -70,6 +70,13 @@ def test_certificates_that_are_no_pck() -> None:
         platform_of(swapped(p.tcb_signing.pem))
     with pytest.raises(CollateralError, match="pck_chain"):
         platform_of(swapped("nothing"))
+    odd = attested.platform().pck
+    extension = odd.certificate.extensions[-1].value
+    other = attested.platform()._authority.issue(
+        "pck", "PCK", p.root, ca=False, extension=extension
+    )
+    with pytest.raises(CollateralError, match="neither the platform nor the processor CA"):
+        platform_of(swapped(other.pem))
     with pytest.raises(MalformedEvidence):
         platform_of(b"no quote")
 
