@@ -8,6 +8,7 @@ from typing import Any
 
 import attested
 import pytest
+import tpm_device
 from eventlogs import (
     SEPARATOR,
     ccel,
@@ -28,6 +29,7 @@ from attestation.evidence.eventlog import Digest, EventType, TcgEvent, TcgEventL
 from attestation.evidence.eventlog_json import RtmrEvent, RtmrEventLog
 from attestation.verify.events import VerifiedEvents, replay, verify_events
 from attestation.verify.model import _SEAL
+from attestation.verify.tpm import verify_tpm
 
 HONEST = ccel(ccel_events())
 REGISTERS = rtmrs(HONEST)
@@ -232,6 +234,20 @@ def test_an_impossible_or_doubled_startup_locality_is_refused() -> None:
         (locality(3, PCR_BANKS), locality(3, PCR_BANKS)),
     ):
         refused(pcr_log(*events), {"pcr0": "00" * 32}, "startup_locality")
+
+
+def test_a_verified_tpm_quote_is_judged_by_its_own_registers() -> None:
+    log = pcr_log(pcr(4, b"one"), pcr(9, b"not quoted"))
+    digest = log.events[1].digest("sha256") or b""
+    pcrs = {4: bytes.fromhex(extend([digest], "sha256")), 7: bytes(32)}
+    quote = tpm_device.quoted(pcrs).write()
+    made = tpm_device.signed(quote)
+    report = verify_tpm(quote, made, pcrs, tpm_device.bound(), tpm_device.NOW)
+    events = verify_events(log, report, required=("pcr4", "pcr7"))
+    assert sorted(events.registers) == ["pcr4", "pcr7"]
+    refused(pcr_log(), dict(report.measurements), "registers")
+    with pytest.raises(VerificationError, match="pcr4"):
+        verify_events(pcr_log(pcr(4, b"two")), report)
 
 
 def test_untouched_registers_explain_themselves() -> None:
