@@ -41,13 +41,16 @@ class SnpPolicy:
 
     `min_tcb` is by product, then by part; given, it refuses products it does not name. It
     applies to the reported levels, which the key proves, and to those at launch.
-    `min_firmware` applies to the committed version, below which the host cannot go.
+    `min_abi` is what the guest's own policy must demand of firmware (major, minor), so that it
+    never runs on less. `min_firmware` applies to the committed version, below which the host
+    cannot go.
     """
 
     products: tuple[str, ...] | None = None
     signing_keys: tuple[str, ...] = ("vcek", "vlek")
     vmpl: tuple[int, ...] = (0,)
     min_guest_svn: int = 0
+    min_abi: tuple[int, ...] = (0, 0)
     min_firmware: FirmwareVersion = _ANY_FIRMWARE
     min_tcb: Levels = field(default_factory=lambda: MappingProxyType({}))
     guest_policy: Flags = field(default_factory=lambda: DEFAULT_GUEST_POLICY)
@@ -72,6 +75,7 @@ class SnpPolicy:
             signing_keys=tuple(snp.get("signing_keys", ("vcek", "vlek"))),
             vmpl=tuple(int(v) for v in snp.get("vmpl", (0,))),
             min_guest_svn=int(snp.get("min_guest_svn", 0)),
+            min_abi=tuple(int(v) for v in snp.get("min_abi", (0, 0))),
             min_firmware=FirmwareVersion(*(int(v) for v in snp.get("min_firmware", (0, 0, 0)))),
             min_tcb=MappingProxyType(levels),
             guest_policy=_flags(DEFAULT_GUEST_POLICY, snp.get("guest_policy", {})),
@@ -108,6 +112,10 @@ def _identity(report: SnpReport, wanted: SnpPolicy) -> Iterator[Finding]:
     yield from _one("author_key_digest", wanted.author_key_digests, author)
     if body.guest_svn < wanted.min_guest_svn:
         yield Finding("snp.guest_svn", f"at least {wanted.min_guest_svn}", str(body.guest_svn))
+    if (body.policy.abi_major, body.policy.abi_minor) < wanted.min_abi:
+        minimum = ".".join(str(v) for v in wanted.min_abi)
+        stated = f"{body.policy.abi_major}.{body.policy.abi_minor}"
+        yield Finding("snp.guest_policy.abi", f"at least {minimum}", stated)
 
 
 def _levels(name: str, wanted: Mapping[str, int], actual: TcbParts) -> Iterator[Finding]:

@@ -117,7 +117,7 @@ class SnpReport(VerifiedReport):
             "guest_svn": report.guest_svn,
             "signing_key": self.signing_key,
             "csp_id": self.csp_id,
-            "chip": None if self.chip is None else self.chip.hex(),
+            "chip_id": None if self.chip is None else self.chip.hex(),
             "guest_policy": {
                 "abi_major": report.policy.abi_major,
                 "abi_minor": report.policy.abi_minor,

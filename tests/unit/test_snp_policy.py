@@ -190,6 +190,14 @@ def test_firmware_version() -> None:
     assert accepted(verified(), policy(min_firmware=[1, 55, 29]))
 
 
+def test_firmware_abi_that_the_guest_itself_demands() -> None:
+    report = verified(policy=GuestPolicy(0x30000 | 1 << 8 | 51))
+    assert accepted(report, policy(min_abi=[1, 51]))
+    finding = only("snp.guest_policy.abi", report, policy(min_abi=[1, 52]))
+    assert (finding.expected, finding.actual) == ("at least 1.52", "1.51")
+    assert only("snp.guest_policy.abi", verified(), policy(min_abi=[0, 1])).actual == "0.0"
+
+
 def test_guest_svn() -> None:
     assert only("snp.guest_svn", verified(), policy(min_guest_svn=3)).actual == "2"
     assert accepted(verified(), policy(min_guest_svn=2))
