@@ -7,11 +7,29 @@ unknown, which is neither a pass nor a refutation. Spec: ACI section 8.3.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from attestation.policy.appraisal import UNKNOWN, Claim
 from attestation.policy.gpu import GpuResult
 from attestation.policy.model import Policy
 from attestation.verify import VerifiedReport
+from attestation.verify.tpm import TpmReport
+
+if TYPE_CHECKING:
+    from attestation.verify.dstack import DstackFacts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """What was verified, and wanted. `bound` says that the caller knew the report data."""
+
+    report: VerifiedReport
+    bound: bool
+    gpus: tuple[GpuResult, ...]
+    dstack: DstackFacts | None
+
+
 from attestation.verify.tpm import TpmReport
 
 
@@ -44,21 +62,29 @@ def _tcb(report: VerifiedReport) -> Claim:
     return Claim(verdict, "hardware_proven", f"TCB status {status}")
 
 
+def _os(dstack: DstackFacts | None, policy: Policy) -> Claim:
+    if dstack is None or policy.dstack.os_image_hashes is None:
+        return UNKNOWN
+    return Claim(
+        "asserted",
+        "verifier_derived",
+        f"OS image {dstack.os_image_hash} pinned by {policy.name}",
+    )
+
+
 def _software(policy: Policy) -> Claim:
     if policy.measurements is None:
         return UNKNOWN
     return Claim("asserted", "verifier_derived", f"measurement pinned by {policy.name}")
 
 
-def typed_claims(
-    report: VerifiedReport, policy: Policy, gpus: Sequence[GpuResult], *, bound: bool
-) -> dict[str, Claim]:
+def typed_claims(shown: Shown, policy: Policy) -> dict[str, Claim]:
     """Every claim of ACI's table for evidence that `policy` wanted."""
     return {
-        "tee_attested": _tee(report, bound=bound),
-        "gpu_attested": _gpu(gpus),
-        "tcb_up_to_date": _tcb(report),
-        "os_known_good": UNKNOWN,
+        "tee_attested": _tee(shown.report, bound=shown.bound),
+        "gpu_attested": _gpu(shown.gpus),
+        "tcb_up_to_date": _tcb(shown.report),
+        "os_known_good": _os(shown.dstack, policy),
         "serving_software_known_good": _software(policy),
         "model_weights_provenance": UNKNOWN,
     }

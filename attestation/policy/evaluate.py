@@ -5,11 +5,14 @@ from __future__ import annotations
 import hmac
 from collections.abc import Iterator, Sequence
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
 from attestation.errors import Finding, PolicyError
 from attestation.policy.appraisal import _SEAL, Appraisal
-from attestation.policy.claims import typed_claims
+from attestation.policy.claims import Shown, typed_claims
 from attestation.policy.dcap import dcap_findings
+from attestation.policy.dstack import dstack_findings
+from attestation.policy.events import events_findings
 from attestation.policy.gpu import GpuResult, gpu_findings
 from attestation.policy.model import Policy, Registers
 from attestation.policy.nitro import nitro_findings
@@ -22,6 +25,10 @@ from attestation.verify.nitro import NitroReport
 from attestation.verify.nvidia_gpu import GPU_BINDING_BYTES, gpu_nonce
 from attestation.verify.snp_report import SnpReport
 from attestation.verify.tpm import TpmReport
+
+if TYPE_CHECKING:
+    from attestation.verify.dstack import DstackFacts
+    from attestation.verify.events import VerifiedEvents
 
 
 def _differences(report: VerifiedReport, registers: Registers) -> list[Finding]:
@@ -136,12 +143,15 @@ def evaluate(
     report_data: bytes | None,
     now: int,
     gpus: Sequence[GpuResult] = (),
+    events: VerifiedEvents | None = None,
+    dstack: DstackFacts | None = None,
     other_findings: Sequence[Finding] = (),
 ) -> Appraisal:
     """The evidence is what `policy` wants, at `now` (Unix seconds).
 
     `report_data` is the 64 bytes the quote must carry, None where the caller knows none.
-    `gpus` are the devices shown beside it, verified under `gpu_nonce` of its report data.
+    `gpus` are the devices shown beside it, verified under `gpu_nonce` of its report data;
+    `events` and `dstack` what its event log proved.
     `other_findings` are mismatches outside the quote that the caller found under the same
     policy. Raises PolicyError with every mismatch.
     """
@@ -151,11 +161,14 @@ def evaluate(
         *_root(report, policy),
         *_report_data(report, policy, report_data),
         *_gpus(report, policy, gpus, now),
+        *events_findings(report, events, policy.events),
+        *dstack_findings(report, dstack, policy.dstack),
         *other_findings,
     )
     if findings:
         raise PolicyError(findings)
-    claims = typed_claims(report, policy, gpus, bound=report_data is not None)
+    shown = Shown(report=report, bound=report_data is not None, gpus=tuple(gpus), dstack=dstack)
+    claims = typed_claims(shown, policy)
     return Appraisal(
         report=report,
         policy_name=policy.name,
