@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+from attestation.evidence.azure import AzureBundle
 from attestation.evidence.enclave import SgxReportBody
+from attestation.evidence.hcl import HclReport
 from attestation.evidence.header import HEADER_BYTES, TEE_SGX, QuoteHeader
+from attestation.evidence.nitro import NitroDocument
 from attestation.evidence.sgx import SgxQuote
 from attestation.evidence.signature import CertificationData, EcdsaSignatureData
 from attestation.evidence.snp import AttestationReport
 from attestation.evidence.snp_certs import CertificateTable
 from attestation.evidence.tdx import TdReport10, TdReport15, TdReport15Ex, TdxQuote
+from attestation.evidence.tpm import TpmQuote, TpmSignature
+from attestation.evidence.tpm_public import TpmPublic
 from attestation.wire import Cursor
 
 __all__ = [
     "AttestationReport",
+    "AzureBundle",
     "CertificateTable",
     "CertificationData",
     "EcdsaSignatureData",
+    "HclReport",
+    "NitroDocument",
     "QuoteHeader",
     "SgxQuote",
     "SgxReportBody",
@@ -23,6 +31,9 @@ __all__ = [
     "TdReport15",
     "TdReport15Ex",
     "TdxQuote",
+    "TpmPublic",
+    "TpmQuote",
+    "TpmSignature",
     "parse_quote",
 ]
 
