@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from attestation.evidence.azure import AzureBundle
 from attestation.evidence.enclave import SgxReportBody
-from attestation.evidence.hcl import HclReport
 from attestation.evidence.header import HEADER_BYTES, TEE_SGX, QuoteHeader
 from attestation.evidence.nitro import NitroDocument
 from attestation.evidence.sgx import SgxQuote
@@ -18,11 +16,9 @@ from attestation.wire import Cursor
 
 __all__ = [
     "AttestationReport",
-    "AzureBundle",
     "CertificateTable",
     "CertificationData",
     "EcdsaSignatureData",
-    "HclReport",
     "NitroDocument",
     "QuoteHeader",
     "SgxQuote",

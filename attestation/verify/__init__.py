@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from attestation.verify.azure import verify_azure_vtpm
 from attestation.verify.dcap import verify_quote
 from attestation.verify.dcap_report import DcapReport
 from attestation.verify.model import VerifiedReport
@@ -24,7 +23,6 @@ __all__ = [
     "VerifiedReport",
     "certified_key",
     "enrolled_key",
-    "verify_azure_vtpm",
     "verify_nitro",
     "verify_quote",
     "verify_snp",
