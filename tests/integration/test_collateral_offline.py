@@ -68,8 +68,9 @@ def test_fetch_bundle_and_verify_without_a_network(pccs: Pccs, tmp_path: Path) -
     code, made = adyton("collateral", "bundle", quote, *where, "--out", bundle)
     assert (code, len(made["parts"])) == (0, 4)
     trust = ["--root", pccs.root, "--policy", "genuine"]
-    code, found = adyton("verify-quote", quote, "--collateral", collateral, *trust)
-    assert (code, found["verdict"], found["tcb_status"]) == (0, "accept", "UpToDate")
+    for file in (collateral, bundle):
+        code, found = adyton("verify-quote", quote, "--collateral", file, *trust)
+        assert (code, found["verdict"], found["tcb_status"]) == (0, "accept", "UpToDate")
     code, found = adyton("collateral", "show", bundle, "--root", pccs.root)
     assert (code, found["usable"]) == (0, True)
 
