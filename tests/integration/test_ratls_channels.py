@@ -8,6 +8,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,6 +17,7 @@ import httpx2
 import pytest
 import uvicorn
 from attested import NOW
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509 import load_der_x509_certificate
 from ratls_peers import (
     DAY,
@@ -194,6 +196,44 @@ async def test_whoever_is_not_in_the_book_is_heard_by_nobody(who: str) -> None:
     assert door.heard == [b"second"]
 
 
+@contextlib.asynccontextmanager
+async def recorder(port: int) -> AsyncIterator[tuple[int, bytearray]]:
+    """A relay to `port` that keeps every byte that clients send."""
+    taken = bytearray()
+
+    async def relay(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        onward, back = await asyncio.open_connection("127.0.0.1", port)
+
+        async def copy(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+            while data := await source.read(65536):
+                if source is reader:
+                    taken.extend(data)
+                sink.write(data)
+            sink.close()
+
+        with contextlib.suppress(OSError):
+            await asyncio.gather(copy(reader, back), copy(onward, writer))
+
+    server = await asyncio.start_server(relay, "127.0.0.1", 0)
+    async with server:
+        yield server.sockets[0].getsockname()[1], taken
+
+
+async def test_a_replayed_certificate_without_its_key_is_heard_by_nobody() -> None:
+    """Somebody in the middle has every byte of a peer's handshake, certificate and all."""
+    door = Door()
+    door.book.admit(appraised(CLIENT))
+    async with https(door) as port, recorder(port) as (relayed, taken):
+        context = client_context(CLIENT, appraised(SERVER), now=NOW)
+        assert await post(relayed, context) == b"heard secret"
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(bytes(taken))
+        answer = await reader.read()
+        writer.close()
+    assert door.heard == [b"secret"]
+    assert b"heard" not in answer and len(taken) > 1000
+
+
 def test_a_certificate_without_its_key_cannot_even_be_loaded() -> None:
     """Replaying a certificate is free, using it is not: the handshake signs with the key."""
     with pytest.raises(ssl.SSLError, match="KEY_VALUES_MISMATCH"):
@@ -281,6 +321,32 @@ async def test_a_session_is_not_resumed_past_the_book() -> None:
         resumable.append(session is not None and session.has_ticket)
         writer.close()
     assert resumable == [False]
+
+
+def context_with_a_chain(path: Path, certificates: int) -> ssl.SSLContext:
+    """A server that sends its certificate with that many behind it, and asks for none."""
+    whole = SERVER.certificate.public_bytes(Encoding.PEM)
+    key = SERVER.key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    other = ssl.DER_cert_to_PEM_cert(forge([], key=ec_key(30), not_after=NOW + LONG)).encode()
+    path.write_bytes(whole + key + other * certificates)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(path)
+    return context
+
+
+async def test_a_hundred_certificates_behind_the_first_change_nothing(tmp_path: Path) -> None:
+    """The peer is the key of the first; nobody looks for an authority behind it."""
+    door = Door()
+    async with https(door, context_with_a_chain(tmp_path / "chain.pem", 100)) as port:
+        peer = appraise(await observe("127.0.0.1", port))
+        assert await post(port, client_context(CLIENT, peer, now=NOW)) == b"heard secret"
+    assert peer.certificate.der == der_of(SERVER)
+
+
+async def test_a_chain_without_end_is_refused_in_the_handshake(tmp_path: Path) -> None:
+    async with https(Door(), context_with_a_chain(tmp_path / "chain.pem", 400)) as port:
+        with pytest.raises(PeerRefused, match="SSLError"):
+            await observe("127.0.0.1", port)
 
 
 async def test_looking_at_a_certificate_fails_in_words() -> None:

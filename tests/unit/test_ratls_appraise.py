@@ -402,7 +402,7 @@ def test_resigning_alone_changes_nothing() -> None:
 
 
 def test_a_null_behind_the_signature_algorithm_is_malformed() -> None:
-    """RFC 5758 3.2; what Gramine wrote with Mbed TLS before 3.5."""
+    """RFC 5758 3.2; what older Mbed TLS, and Gramine with it, wrote."""
     exact, null = (
         bytes.fromhex("300a06082a8648ce3d040302"),
         bytes.fromhex("300c06082a8648ce3d0403020500"),
