@@ -18,11 +18,14 @@ from adyton.cli.output import tcb_line
 from attestation.evidence.kind import EvidenceKind
 
 if TYPE_CHECKING:
+    from attestation.collateral.model import Collateral
     from attestation.policy import Appraisal, Policy
     from attestation.policy.appraisal import Claim
-    from attestation.verify import VerifiedReport
+    from attestation.verify import DcapReport, VerifiedReport
+    from attestation.verify.snp_report import SnpReport
 
 MAX_FILE_BYTES: Final = 8 << 20
+NRAS_ISSUER: Final = "https://nras.attestation.nvidia.com"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,6 +45,11 @@ class Given:
     cert_chain: Path | None = None
     rims: tuple[Path, ...] = ()
     revocation: tuple[Path, ...] = ()
+    jwks: Path | None = None
+    issuer: str = NRAS_ISSUER
+    signature: Path | None = None
+    pcrs: Path | None = None
+    app_compose: Path | None = None
 
     def read(self, option: str) -> bytes:
         """The contents of the file given as `option`. Raises UsageError when none was."""
@@ -128,12 +136,16 @@ def _told(appraisal: Appraisal) -> Judgement:
     )
 
 
-def _dcap(data: bytes, given: Given) -> Judgement:
+def _collateral(quote: bytes, given: Given) -> Collateral:
     from attestation.collateral.bundle import collateral_for
+
+    return collateral_for(given.read("collateral"), quote)
+
+
+def _dcap(data: bytes, given: Given) -> Judgement:
     from attestation.verify import verify_quote
 
-    collateral = collateral_for(given.read("collateral"), data)
-    return _judged(verify_quote(data, collateral, given.roots, given.now), given)
+    return _judged(verify_quote(data, _collateral(data, given), given.roots, given.now), given)
 
 
 def _snp(data: bytes, given: Given) -> Judgement:
@@ -220,6 +232,134 @@ def _rim(data: bytes, given: Given) -> Judgement:
     return Judgement(tee="nvidia-rim", facts=facts, lines=(line,))
 
 
+def _eat(data: bytes, given: Given) -> Judgement:
+    from attestation.policy.evaluate import evaluate_gpus
+    from attestation.verify.nras import verify_nras
+
+    devices = verify_nras(
+        data,
+        given.read("jwks"),
+        given.issuer,
+        given.now,
+        nonce=given.nonce,
+        roots=given.roots if given.named_roots else (),
+    )
+    facts = {
+        "tee": "nvidia-eat",
+        "simulated": False,
+        "devices": [{"name": device.name, **device.facts()} for device in devices],
+    }
+    with _carrying(facts):
+        evaluate_gpus(devices, given.policy, nonce=given.nonce, now=given.now)
+    lines = tuple((f"{d.name} accepted by {d.issuer}", d.hwmodel) for d in devices)
+    return Judgement(tee="nvidia-eat", facts=facts, lines=lines)
+
+
+def _tpm(data: bytes, given: Given) -> Judgement:
+    """A TPM quote alone: its key's certificates vouch for it, up to a root a person names."""
+    from attestation.canonical import loads_strict
+    from attestation.verify.tpm import verify_tpm
+    from attestation.verify.tpm_key import certified_key
+    from attestation.x509 import read_chain
+
+    chain = [c.der for c in read_chain("cert-chain", given.read("cert-chain"))]
+    key = certified_key(chain, given.roots, given.now)
+    pcrs = _registers(loads_strict(given.read("pcrs"), "pcrs"))
+    report = verify_tpm(data, given.read("signature"), pcrs, key, given.now, nonce=given.nonce)
+    return _judged(report, given)
+
+
+def _registers(document: Any) -> dict[int, bytes]:
+    """PCR values from `{"0": hex, ..}`. Raises MalformedEvidence."""
+    from attestation.errors import MalformedEvidence
+
+    try:
+        return {int(name): bytes.fromhex(value) for name, value in document.items()}
+    except (AttributeError, TypeError, ValueError):
+        raise MalformedEvidence("pcrs", 'must be {"<index>": "<hex>"}') from None
+
+
+def _json(data: bytes, given: Given) -> Judgement:
+    """A bundle that holds evidence: Azure's, or a dstack guest's answer to GetQuote."""
+    from attestation.canonical import loads_strict
+    from attestation.errors import MalformedEvidence
+
+    document = loads_strict(data, "evidence")
+    members = set(document) if isinstance(document, dict) else set()
+    if members & {"hcl_report", "report"} and members & {"tpm_quote", "quote"}:
+        return _azure(data, given)
+    if {"quote", "event_log"} <= members:
+        return _dstack(document, given)
+    raise MalformedEvidence("evidence", "is JSON of no kind known here", 0)
+
+
+def _azure(data: bytes, given: Given) -> Judgement:
+    from attestation.collateral.snp import SnpEndorsements
+    from attestation.evidence.azure import AzureBundle
+    from attestation.evidence.hcl import HclReport
+    from attestation.verify.azure import verify_azure_vtpm
+    from attestation.verify.dcap import verify_quote
+    from attestation.verify.snp import verify_snp
+
+    bundle = AzureBundle.read(data)
+    hardware: SnpReport | DcapReport
+    if bundle.td_quote is not None:
+        collateral = _collateral(bundle.td_quote, given)
+        hardware = verify_quote(bundle.td_quote, collateral, given.roots, given.now)
+    else:
+        chain = b"\n".join(read_file(path) for path in given.chain)
+        crl = None if given.crl is None else read_file(given.crl)
+        endorsements = SnpEndorsements.from_files(bundle.vcek or b"", chain, crl)
+        report = HclReport.read(bundle.hcl_report).hardware_report
+        hardware = verify_snp(report, endorsements, given.roots, given.now)
+    return _judged(verify_azure_vtpm(bundle, hardware, given.now, nonce=given.nonce), given)
+
+
+def _dstack(document: Mapping[str, Any], given: Given) -> Judgement:
+    from attestation.errors import MalformedEvidence
+    from attestation.policy import evaluate
+    from attestation.verify.dcap import verify_quote
+    from attestation.verify.dstack import verify_dstack
+    from attestation.verify.events import verify_events
+
+    try:
+        quote = bytes.fromhex(document["quote"])
+    except (TypeError, ValueError):
+        raise MalformedEvidence("evidence.quote", "not hex") from None
+    log = document["event_log"]
+    if not isinstance(log, str):
+        raise MalformedEvidence("evidence.event_log", "must be a string of JSON")
+    report = verify_quote(quote, _collateral(quote, given), given.roots, given.now)
+    events = verify_events(log.encode(), report)
+    config = document.get("vm_config")
+    facts = verify_dstack(
+        report,
+        events,
+        app_compose=None if given.app_compose is None else read_file(given.app_compose),
+        vm_config=config if isinstance(config, str) else None,
+    )
+    known = {
+        **report_facts(report),
+        "event_registers": dict(events.registers),
+        "app_id": facts.app_id,
+        "compose_hash": facts.compose_hash,
+        "instance_id": facts.instance_id,
+        "os_image_hash": facts.os_image_hash,
+    }
+    with _carrying(known):
+        appraisal = evaluate(
+            report,
+            given.policy,
+            report_data=given.report_data,
+            now=given.now,
+            events=events,
+            dstack=facts,
+        )
+    told = _told(appraisal)
+    lines = (*told.lines, ("event log", f"explains {', '.join(events.registers)}"))
+    return replace(told, facts=known, lines=(*lines, ("dstack app", facts.app_id)))
+
+
 def _ratls(data: bytes, given: Given) -> Judgement:
     from attestation.collateral.bundle import read_collateral_file
     from attestation.collateral.model import Collateral
@@ -251,5 +391,8 @@ JUDGES: Final[dict[EvidenceKind, Callable[[bytes, Given], Judgement]]] = {
     EvidenceKind.NITRO: _nitro,
     EvidenceKind.NVIDIA: _nvidia,
     EvidenceKind.NVIDIA_RIM: _rim,
+    EvidenceKind.NVIDIA_EAT: _eat,
+    EvidenceKind.TPM: _tpm,
     EvidenceKind.RATLS: _ratls,
+    EvidenceKind.JSON: _json,
 }

@@ -12,7 +12,7 @@ from typing import Any, Final
 import click
 
 from adyton.cli.failures import failure_of
-from adyton.cli.judge import JUDGES, Given, Judgement
+from adyton.cli.judge import JUDGES, NRAS_ISSUER, Given, Judgement
 from adyton.cli.options import READABLE, json_option, read_policy, read_roots, trust_options
 from adyton.cli.output import Steps, plain, print_json, print_simulated
 from attestation.errors import AttestationError, MalformedEvidence
@@ -72,7 +72,8 @@ def judge(data: bytes, told: str | None, given: Given) -> Judgement:
     """The evidence is authentic and wanted. A refusal carries what is known in `json_extra`."""
     known: dict[str, Any] = {"tee": None, "tcb_status": None, "policy": given.policy.name}
     try:
-        known["tee"] = told or kind_of(data)
+        looks = told or kind_of(data)
+        known["tee"] = None if looks == EvidenceKind.JSON else looks
         return JUDGES[_kind(data, told, given)](data, given)
     except AttestationError as e:
         e.__dict__["json_extra"] = known | e.__dict__.get("json_extra", {})
@@ -145,7 +146,9 @@ def _judge_each(files: tuple[str, ...], told: str | None, given: Given, *, as_js
 )
 @click.option("--crl", type=READABLE, help="For SEV-SNP: the ARK's revocation list.")
 @click.option(
-    "--cert-chain", type=READABLE, help="For NVIDIA: the device's certificate chain (PEM)."
+    "--cert-chain",
+    type=READABLE,
+    help="For NVIDIA and TPM: the certificate chain of the device's key (PEM).",
 )
 @click.option(
     "--rim",
@@ -160,7 +163,16 @@ def _judge_each(files: tuple[str, ...], told: str | None, given: Given, *, as_js
     multiple=True,
     help="For NVIDIA: OCSP responses or CRLs (DER). Repeatable.",
 )
-@click.option("--nonce", metavar="HEX", help="For NVIDIA, Nitro and RA-TLS: demand this nonce.")
+@click.option("--jwks", type=READABLE, help="For NVIDIA's EAT: the service's key set (JSON).")
+@click.option(
+    "--issuer", default=NRAS_ISSUER, show_default=True, help="For NVIDIA's EAT: who signed it."
+)
+@click.option("--signature", type=READABLE, help="For TPM quotes: the TPMT_SIGNATURE.")
+@click.option("--pcrs", type=READABLE, help='For TPM quotes: {"<index>": "<hex>"} (JSON).')
+@click.option(
+    "--app-compose", type=READABLE, help="For dstack: the app-compose.json that must be running."
+)
+@click.option("--nonce", metavar="HEX", help="Demand this nonce (NVIDIA, Nitro, TPM, RA-TLS).")
 @trust_options
 @click.option(
     "--at", type=click.IntRange(min=0), metavar="UNIX", help="Judge at this time, not now."
@@ -178,6 +190,11 @@ def verify_quote(
     cert_chain: Path | None,
     rims: tuple[Path, ...],
     revocation: tuple[Path, ...],
+    jwks: Path | None,
+    issuer: str,
+    signature: Path | None,
+    pcrs: Path | None,
+    app_compose: Path | None,
     nonce: str | None,
     root: tuple[Path, ...],
     policy: str,
@@ -188,8 +205,9 @@ def verify_quote(
 ) -> int:
     """Verify evidence of any kind offline.
 
-    SGX and TDX quotes, SEV-SNP reports, AWS Nitro documents, NVIDIA GPU and NVSwitch
-    evidence and its signed reference values, and RA-TLS certificates.
+    SGX and TDX quotes, SEV-SNP reports, AWS Nitro documents, TPM quotes, NVIDIA GPU and
+    NVSwitch evidence, reference values and EAT tokens, RA-TLS certificates, and the bundles
+    of Azure's confidential VMs and of dstack guests.
 
     FILE is binary or hex, or - for stdin; its kind is told by its content. Without --root
     the vendors' own roots are trusted. Several FILEs are judged one by one with the same
@@ -209,6 +227,11 @@ def verify_quote(
         cert_chain=cert_chain,
         rims=rims,
         revocation=revocation,
+        jwks=jwks,
+        issuer=issuer,
+        signature=signature,
+        pcrs=pcrs,
+        app_compose=app_compose,
         nonce=_hex("nonce", nonce, tuple(range(1, 1025))),
     )
     if len(evidence) > 1:

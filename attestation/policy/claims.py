@@ -30,9 +30,6 @@ class Shown:
     dstack: DstackFacts | None
 
 
-from attestation.verify.tpm import TpmReport
-
-
 def _tee(report: VerifiedReport, *, bound: bool) -> Claim:
     if not bound:
         return UNKNOWN

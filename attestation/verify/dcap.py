@@ -25,6 +25,8 @@ from attestation.verify.model import _SEAL
 from attestation.x509 import Certificate, check_armour, read_chain
 
 _DEVICE_BUFFERS: Final = (1024, 8000)
+_QUOTING_SERVICE_BYTES: Final = 5006
+"""What Intel's quoting service says a TDX quote has; shorter ones end in zeros."""
 _FLAGS: Final = {"True": True, "False": False}
 
 # dcap-qvl's errors are untyped: the step is told from the start of the message.
@@ -84,12 +86,13 @@ def _check_length(quote: SgxQuote | TdxQuote, size: int) -> None:
     """Nothing follows the quote but the zeros of a whole device buffer.
 
     Guest drivers hand out their fixed buffer (8000 bytes, or whole KiB) with the quote at
-    its start. Anything else is unexplained: bytes nobody signed, where two verifiers may
-    see two different quotes.
+    its start, and the quoting service a buffer of the size it announced. Anything else is
+    unexplained: bytes nobody signed, where two verifiers may see two different quotes.
     """
     if not quote.trailing:
         return
-    if any(quote.trailing) or all(size % buffer for buffer in _DEVICE_BUFFERS):
+    whole = size == _QUOTING_SERVICE_BYTES or not all(size % b for b in _DEVICE_BUFFERS)
+    if any(quote.trailing) or not whole:
         raise VerificationError("quote.trailing", f"{len(quote.trailing)} unexplained bytes")
 
 

@@ -153,16 +153,7 @@ def near() -> tuple[DcapReport, RtmrEventLog, bytes]:
         k: bytes(v).hex() if isinstance(v, list) else v for k, v in info["collateral"].items()
     }
     quote = bytes(info["quote"])
-    trailing = parse_quote(quote).trailing
-    # This agent hands out 5006 bytes whatever the quote's size; the rest are zeros, and no
-    # device buffer that verification knows.
-    assert not any(trailing)
-    report = verify_quote(
-        quote[: len(quote) - len(trailing)],
-        Collateral.from_json(endorsements),
-        PRODUCTION_ROOTS,
-        NEAR_TIME,
-    )
+    report = verify_quote(quote, Collateral.from_json(endorsements), PRODUCTION_ROOTS, NEAR_TIME)
     tcb_info = info["tcb_info"]
     log = RtmrEventLog.from_json(tcb_info["event_log"])
     return report, log, tcb_info["app_compose"].encode()
