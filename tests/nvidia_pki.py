@@ -515,35 +515,30 @@ def common_claims(**odd: Any) -> dict[str, Any]:
     return {k: v for k, v in (claims | {"eat_nonce": NONCE.hex()} | odd).items() if v is not None}
 
 
-_GOOD_CHAIN = {
+_GOOD_CHAIN: Any = {
     "x-nvidia-cert-status": "valid",
     "x-nvidia-cert-ocsp-status": "good",
     "x-nvidia-cert-revocation-reason": None,
 }
 
 
-def device_claims(kind: str = "gpu", **odd: Any) -> dict[str, Any]:
+def device_claims(kind: str = "gpu", version: str = "3.0", **odd: Any) -> dict[str, Any]:
     """Claims of a healthy device; `odd` changes or, with None, drops them."""
-    report = "attestation-report"
     rims = ("driver-rim", "vbios-rim") if kind == "gpu" else ("bios-rim",)
-    true = [
-        "arch-check",
-        *(f"{report}-{x}" for x in ("parsed", "signature-verified", "nonce-match")),
-        f"{report}-cert-chain-fwid-match",
-        *(
-            f"{r}-{x}"
-            for r in rims
-            for x in ("fetched", "signature-verified", "version-match", "measurements-available")
-        ),
-        *(["vbios-index-no-conflict"] if kind == "gpu" else []),
-    ]
+    old = version == "2.0"
+    report = ("parsed", "signature-verified", "nonce-match")
+    rim = ("fetched", "signature-verified", "measurements-available", "schema-validated")
+    own_report = "cert-chain-validated" if old else "cert-chain-fwid-match"
+    own_rim = "cert-validated" if old else "version-match"
+    parts = {"attestation-report": (*report, own_report)} | dict.fromkeys(rims, (*rim, own_rim))
+    true = ["arch-check", *(f"{p}-{n}" for p, names in parts.items() for n in names)]
+    true += ["vbios-index-no-conflict"] if kind == "gpu" else []
+    claims = dict.fromkeys((f"x-nvidia-{kind}-{name}" for name in true), True)
+    if not old:
+        claims |= dict.fromkeys((f"x-nvidia-{kind}-{p}-cert-chain" for p in parts), _GOOD_CHAIN)
     versions = {"driver-version": DRIVER, "vbios-version": VBIOS}
-    claims = {f"x-nvidia-{kind}-{name}": True for name in true}
-    claims |= {f"x-nvidia-{kind}-{r}-cert-chain": _GOOD_CHAIN for r in (report, *rims)}
-    claims |= {
-        f"x-nvidia-{kind}-{k}": v
-        for k, v in (versions if kind == "gpu" else {"bios-version": SWITCH_BIOS}).items()
-    }
+    stated = versions if kind == "gpu" else {"bios-version": SWITCH_BIOS}
+    claims |= {f"x-nvidia-{kind}-{k}": v for k, v in stated.items()}
     claims |= {
         "measres": "success",
         "secboot": True,

@@ -2,7 +2,7 @@
 
 The service saw the evidence and compared it; its tokens are as good as its key, so a policy
 must say that they will do. Only ES384 is ever computed, whatever a token's header asks for.
-Spec: RFC 7515, RFC 8725 (JWT best current practices); NVIDIA claims version 3.0.
+Spec: RFC 7515, RFC 8725 (JWT best current practices); NVIDIA claims versions 2.0 and 3.0.
 """
 
 from __future__ import annotations
@@ -27,36 +27,52 @@ NRAS_ISSUER: Final = "https://nras.attestation.nvidia.com"
 ALGORITHM: Final = "ES384"
 _MAX_JWKS: Final = 1 << 20
 _MAX_KEYS: Final = 256
-_CLAIMS_VERSION: Final = "3.0"
 _KINDS: Final[Mapping[str, DeviceKind]] = {"GPU": "nvidia-gpu", "SWITCH": "nvidia-switch"}
-_REPORT: Final = (
-    "arch-check",
-    "attestation-report-parsed",
-    "attestation-report-signature-verified",
-    "attestation-report-nonce-match",
-    "attestation-report-cert-chain-fwid-match",
-)
-_RIM: Final = ("fetched", "signature-verified", "version-match", "measurements-available")
-_FLAGS: Final[Mapping[DeviceKind, tuple[str, ...]]] = {
-    "nvidia-gpu": (
-        *(f"x-nvidia-gpu-{name}" for name in _REPORT),
-        *(f"x-nvidia-gpu-{rim}-rim-{name}" for rim in ("driver", "vbios") for name in _RIM),
-        "x-nvidia-gpu-vbios-index-no-conflict",
+_REPORT: Final = ("parsed", "signature-verified", "nonce-match")
+_RIM: Final = ("fetched", "signature-verified", "measurements-available")
+
+
+@dataclass(frozen=True, slots=True)
+class _Expected:
+    """What the claims of one version say of a good device: what is true, which chains are."""
+
+    flags: tuple[str, ...]
+    chains: tuple[str, ...] = ()
+
+
+def _gpu(report: Sequence[str], rim: Sequence[str], chains: Sequence[str]) -> _Expected:
+    return _Expected(
+        flags=(
+            "x-nvidia-gpu-arch-check",
+            *(f"x-nvidia-gpu-attestation-report-{name}" for name in (*_REPORT, *report)),
+            *(f"x-nvidia-gpu-{r}-rim-{n}" for r in ("driver", "vbios") for n in (*_RIM, *rim)),
+            "x-nvidia-gpu-vbios-index-no-conflict",
+        ),
+        chains=tuple(f"x-nvidia-gpu-{name}-cert-chain" for name in chains),
+    )
+
+
+# Version 2.0 says of each chain only that it is valid; the service has asked for revocation.
+_EXPECTED: Final[Mapping[tuple[str, DeviceKind], _Expected]] = {
+    ("2.0", "nvidia-gpu"): _gpu(("cert-chain-validated",), ("cert-validated",), ()),
+    ("3.0", "nvidia-gpu"): _gpu(
+        ("cert-chain-fwid-match",),
+        ("version-match",),
+        ("attestation-report", "driver-rim", "vbios-rim"),
     ),
-    "nvidia-switch": (
-        *(f"x-nvidia-switch-{name}" for name in _REPORT),
-        *(f"x-nvidia-switch-bios-rim-{name}" for name in _RIM),
-    ),
-}
-_CHAINS: Final[Mapping[DeviceKind, tuple[str, ...]]] = {
-    "nvidia-gpu": (
-        "x-nvidia-gpu-attestation-report-cert-chain",
-        "x-nvidia-gpu-driver-rim-cert-chain",
-        "x-nvidia-gpu-vbios-rim-cert-chain",
-    ),
-    "nvidia-switch": (
-        "x-nvidia-switch-attestation-report-cert-chain",
-        "x-nvidia-switch-bios-rim-cert-chain",
+    ("3.0", "nvidia-switch"): _Expected(
+        flags=(
+            "x-nvidia-switch-arch-check",
+            *(
+                f"x-nvidia-switch-attestation-report-{name}"
+                for name in (*_REPORT, "cert-chain-fwid-match")
+            ),
+            *(f"x-nvidia-switch-bios-rim-{name}" for name in (*_RIM, "version-match")),
+        ),
+        chains=(
+            "x-nvidia-switch-attestation-report-cert-chain",
+            "x-nvidia-switch-bios-rim-cert-chain",
+        ),
     ),
 }
 
@@ -89,7 +105,7 @@ def _check_certified(key: Mapping[str, Any], roots: Sequence[bytes], now: int) -
         ders = [base64.b64decode(t, validate=True) for t in texts]
     except ValueError:
         raise CollateralError("jwks: a certificate is not base64") from None
-    path = verify_path("x5c", ders, roots)
+    path = verify_path("x5c", ders, roots, allow_rsa=True)
     check_windows(path.windows, now)
     if path.leaf.key.public_numbers() != _public_key(key).key.public_numbers():
         raise VerificationError("key", "the certificates are for another key")
@@ -181,8 +197,6 @@ def _nonce(claims: Mapping[str, Any]) -> bytes:
 
 def _check_overall(claims: Mapping[str, Any], eat: DetachedEat) -> None:
     """The service accepted everything, and the devices' tokens are those it meant."""
-    if claims.get("x-nvidia-ver") != _CLAIMS_VERSION:
-        raise VerificationError("claims", "not claims version 3.0")
     if claims.get("x-nvidia-overall-att-result") is not True:
         raise VerificationError("overall_result", "the service did not accept the devices")
     expected = {name: ["DIGEST", ["SHA-256", t.sha256]] for name, t in eat.devices.items()}
@@ -190,18 +204,21 @@ def _check_overall(claims: Mapping[str, Any], eat: DetachedEat) -> None:
         raise VerificationError("submods", "the devices' tokens are not those the service made")
 
 
-def _check_device(claims: Mapping[str, Any], kind: DeviceKind) -> None:
+def _check_device(claims: Mapping[str, Any], version: Any, kind: DeviceKind) -> None:
     """The service found this device as it must be, in every respect it states."""
+    expected = _EXPECTED.get((version, kind)) if isinstance(version, str) else None
+    if expected is None:
+        raise VerificationError("claims", f"version {str(version)[:16]!r} is not one that is known")
     if claims.get("dbgstat") != "disabled":
         raise VerificationError("debug", f"debug status {str(claims.get('dbgstat'))[:32]!r}")
     if claims.get("measres") != "success":
         raise VerificationError("measres", "the measurements are not NVIDIA's")
     if claims.get("secboot") is not True:
         raise VerificationError("secboot", "the device did not boot securely")
-    for name in _FLAGS[kind]:
+    for name in expected.flags:
         if claims.get(name) is not True:
             raise VerificationError("claims", f"{name} does not hold")
-    for name in _CHAINS[kind]:
+    for name in expected.chains:
         chain = claims.get(name)
         status = chain if isinstance(chain, dict) else {}
         if status.get("x-nvidia-cert-ocsp-status") != "good":
@@ -210,10 +227,10 @@ def _check_device(claims: Mapping[str, Any], kind: DeviceKind) -> None:
             raise VerificationError("expired", f"{name} is not valid")
 
 
-def _device(name: str, token: Jwt, verifier: _Verifier) -> VerifiedGpuToken:
+def _device(name: str, token: Jwt, version: Any, verifier: _Verifier) -> VerifiedGpuToken:
     claims, window = verifier.claims(token)
     kind = _KINDS[name.partition("-")[0]]
-    _check_device(claims, kind)
+    _check_device(claims, version, kind)
     hwmodel = _text(claims, "hwmodel")
     is_switch = kind == "nvidia-switch"
     architecture = architecture_of(hwmodel.partition(" ")[0])
@@ -254,11 +271,13 @@ def verify_nras(
     `token` is a detached EAT bundle, `jwks` the service's key set (both JSON), `issuer` its
     exact name, `nonce` the bytes the evidence was made for; None must be said aloud.
     `leeway_s` widens the tokens' windows for clocks that differ. With `roots` (DER) the
-    key's own certificates must lead to one of them; without, the caller vouches for `jwks`.
+    key's own certificates must lead to one of them (NVIDIA's lead to its Attestation Service
+    CA, by way of an RSA authority); without, the caller vouches for `jwks`.
     Raises MalformedEvidence, CollateralError, or VerificationError naming the step.
     """
     eat = DetachedEat.read(token)
     verifier = _Verifier(_read_keys(jwks), tuple(roots), issuer, nonce, now, leeway_s)
     overall, _ = verifier.claims(eat.overall)
     _check_overall(overall, eat)
-    return tuple(_device(name, t, verifier) for name, t in sorted(eat.devices.items()))
+    version = overall.get("x-nvidia-ver")
+    return tuple(_device(name, t, version, verifier) for name, t in sorted(eat.devices.items()))

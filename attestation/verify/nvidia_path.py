@@ -1,9 +1,10 @@
 """Certificate paths as NVIDIA builds them: P-384 with SHA-384 from leaf to root.
 
-One set of rules serves the device chains, the signers of reference values and the keys of
-the attestation service: every certificate is signed by the next, everything above the leaf
-is a CA that may sign certificates within its path length, and the end is a trusted root.
-Spec: RFC 5280 section 6.1, without names of hosts and without policies.
+One set of rules serves the device chains, the signers of reference values and, with RSA
+authorities allowed, the keys of the attestation service: every certificate is signed by the
+next, everything above the leaf is a CA that may sign certificates within its path length,
+and the end is a trusted root. Spec: RFC 5280 section 6.1, without names of hosts and without
+policies.
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from typing import Final
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from attestation.errors import CollateralError, VerificationError
 from attestation.x509 import Certificate, Window, read_certificate
 
 MAX_PATH: Final = 8
+_MIN_RSA_BITS: Final = 2048
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +93,16 @@ def is_issued_by(child: x509.Certificate, parent: x509.Certificate) -> bool:
     return True
 
 
-def _check_algorithm(link: Link) -> None:
-    key = link.certificate.key
-    digest = link.parsed.signature_hash_algorithm
-    if key is None or not isinstance(key.curve, ec.SECP384R1):
-        raise VerificationError("chain", f"{link.certificate.window.name}: key is not on P-384")
-    if not isinstance(digest, hashes.SHA384):
-        raise VerificationError("chain", f"{link.certificate.window.name}: not signed with SHA-384")
+def _check_algorithm(link: Link, allow_rsa: bool) -> None:
+    name, key = link.certificate.window.name, link.parsed.public_key()
+    strong = isinstance(key, ec.EllipticCurvePublicKey) and isinstance(key.curve, ec.SECP384R1)
+    if allow_rsa and isinstance(key, rsa.RSAPublicKey):
+        strong = key.key_size >= _MIN_RSA_BITS
+    if not strong:
+        raise VerificationError("chain", f"{name}: key is not on P-384")
+    digests = (hashes.SHA256, hashes.SHA384) if allow_rsa else (hashes.SHA384,)
+    if not isinstance(link.parsed.signature_hash_algorithm, digests):
+        raise VerificationError("chain", f"{name}: not signed with SHA-384")
 
 
 def _path_length(link: Link) -> int | None:
@@ -131,10 +136,13 @@ def _with_root(links: tuple[Link, ...], roots: Sequence[bytes]) -> tuple[Link, .
     raise VerificationError("root", f"the chain ends in {end}, which is not trusted")
 
 
-def verify_path(name: str, certificates: Sequence[bytes], roots: Sequence[bytes]) -> Path:
+def verify_path(
+    name: str, certificates: Sequence[bytes], roots: Sequence[bytes], *, allow_rsa: bool = False
+) -> Path:
     """These certificates (DER, leaf first) lead to one of `roots` by signatures alone.
 
-    Windows are the caller's to check, so that a path can be kept. Raises CollateralError
+    Windows are the caller's to check, so that a path can be kept. `allow_rsa` also takes
+    authorities with RSA keys and SHA-256, as NVIDIA's online service has. Raises CollateralError
     when a certificate cannot be read, VerificationError with step `chain` or `root`.
     """
     if not 0 < len(certificates) <= MAX_PATH:
@@ -144,7 +152,7 @@ def verify_path(name: str, certificates: Sequence[bytes], roots: Sequence[bytes]
     if len(links) < 2:
         raise VerificationError("chain", f"{name} is a root alone")
     for i, link in enumerate(links):
-        _check_algorithm(link)
+        _check_algorithm(link, allow_rsa)
         if i > 0:
             _check_authority(link, i - 1)
     for i, (child, parent) in enumerate(pairwise(links)):

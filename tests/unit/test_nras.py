@@ -10,7 +10,9 @@ from typing import Any
 
 import nvidia_pki as pki
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from attestation.errors import CollateralError, MalformedEvidence, VerificationError
@@ -131,6 +133,46 @@ def test_certificates_of_another_key_are_refused() -> None:
     refused("key", jwks=pki.jwks(x5c=x5c), roots=[root.der])
 
 
+def rsa_service(bits: int, digest: hashes.HashAlgorithm) -> tuple[bytes, bytes]:
+    """Certificates of the service's key under an RSA authority, as NVIDIA's are."""
+    root = pki.service().parties[1]
+    own = rsa.generate_private_key(public_exponent=65537, key_size=bits)
+    authority = (
+        x509.CertificateBuilder()
+        .subject_name(pki.name("rsa authority"))
+        .issuer_name(root.certificate.subject)
+        .public_key(own.public_key())
+        .serial_number(7)
+        .not_valid_before(pki.at(pki.START))
+        .not_valid_after(pki.at(pki.END))
+        .add_extension(x509.BasicConstraints(True, None), critical=True)
+        .add_extension(pki._usage(("cert_sign",)), critical=True)
+        .sign(root.key, hashes.SHA384())
+    )
+    leaf = (
+        x509.CertificateBuilder()
+        .subject_name(pki.name("service"))
+        .issuer_name(authority.subject)
+        .public_key(pki.service().leaf.key.public_key())
+        .serial_number(8)
+        .not_valid_before(pki.at(pki.START))
+        .not_valid_after(pki.at(pki.END))
+        .add_extension(pki._usage(("sign",)), critical=True)
+        .sign(own, digest)
+    )
+    ders = [c.public_bytes(Encoding.DER) for c in (leaf, authority)]
+    return pki.jwks(x5c=[base64.b64encode(d).decode() for d in ders]), root.der
+
+
+def test_nvidias_rsa_authority_is_taken_where_it_is_strong() -> None:
+    jwks, root = rsa_service(2048, hashes.SHA256())
+    assert verify(jwks=jwks, roots=[root])
+    jwks, root = rsa_service(1024, hashes.SHA256())
+    refused("chain", jwks=jwks, roots=[root])
+    jwks, root = rsa_service(2048, hashes.SHA224())
+    refused("chain", jwks=jwks, roots=[root])
+
+
 @pytest.mark.parametrize(
     "jwks",
     [
@@ -211,7 +253,24 @@ def test_a_verdict_for_another_nonce_is_refused() -> None:
 def test_the_services_refusal_is_kept() -> None:
     refused("overall_result", pki.bundle(**{"x-nvidia-overall-att-result": False}))
     refused("overall_result", pki.bundle(**{"x-nvidia-overall-att-result": "true"}))
-    refused("claims", pki.bundle(**{"x-nvidia-ver": "2.0"}))
+
+
+@pytest.mark.parametrize("version", ["1.0", "2.0", "4.0", None, 3, ["3.0"]])
+def test_claims_of_another_version_than_stated_are_refused(version: Any) -> None:
+    """Version 3.0 claims under another number: their names would mean something else."""
+    refused("claims", pki.bundle(**{"x-nvidia-ver": version}))
+
+
+def test_version_2_says_less_and_is_held_to_what_it_says() -> None:
+    def bundle(**odd: Any) -> bytes:
+        claims = pki.device_claims(version="2.0", hwmodel="GH100", **odd)
+        return pki.bundle({"GPU-0": pki.token(claims)}, **{"x-nvidia-ver": "2.0"})
+
+    assert verify(bundle())[0].architecture == "hopper"
+    refused("claims", bundle(**{"x-nvidia-gpu-vbios-rim-cert-validated": False}))
+    refused("claims", bundle(**{"x-nvidia-gpu-attestation-report-cert-chain-validated": None}))
+    switch = pki.token(pki.device_claims("switch", version="2.0"))
+    refused("claims", pki.bundle({"SWITCH-0": switch}, **{"x-nvidia-ver": "2.0"}))
 
 
 def test_device_tokens_other_than_those_the_service_meant_are_refused() -> None:
