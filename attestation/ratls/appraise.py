@@ -23,13 +23,14 @@ from attestation.ratls.extension import (
     TaggedEvidence,
     legacy_report_data,
 )
-from attestation.verify import VerifiedReport, verify_quote
-from attestation.verify.snp import verify_snp
+from attestation.verify import VerifiedReport
+from attestation.verify.cpu import verify_cpu
 
 Endorsements = Collateral | SnpEndorsements
 """What judges evidence under tag 60000, and what judges SEV-SNP reports."""
 
 _SEAL: Final = object()
+_TAGS: Final = {"sgx": QUOTE_TAG, "tdx": QUOTE_TAG, "sev-snp": SNP_TAG}
 _Bound = tuple[VerifiedReport, bytes]
 
 
@@ -123,10 +124,12 @@ def _verify_all(
     bound: list[_Bound] = []
     if certificate.evidence is not None:
         stated = certificate.evidence
-        report = _verify(stated.tag, stated.evidence, endorsements, roots, now)
+        report = verify_cpu(stated.evidence, endorsements, roots, now)
+        if stated.tag != _TAGS[report.tee]:
+            raise VerificationError("evidence", f"{report.tee} evidence under tag {stated.tag}")
         bound.append((report, stated.claims.report_data))
     if certificate.legacy_quote is not None:
-        report = _verify(QUOTE_TAG, certificate.legacy_quote, endorsements, roots, now)
+        report = verify_cpu(certificate.legacy_quote, endorsements, roots, now)
         if report.tee != "sgx":
             raise VerificationError("evidence", f"{report.tee} in the extension for SGX quotes")
         bound.append((report, legacy_report_data(certificate.spki)))
@@ -134,17 +137,6 @@ def _verify_all(
         if not hmac.compare_digest(report.report_data, expected):
             raise VerificationError("report_data", "the evidence is not over this key")
     return bound
-
-
-def _verify(
-    tag: int, evidence: bytes, endorsements: Endorsements, roots: Sequence[bytes], now: int
-) -> VerifiedReport:
-    """The evidence is authentic, and of the kind its tag says: each verifier knows one kind."""
-    if tag == QUOTE_TAG and isinstance(endorsements, Collateral):
-        return verify_quote(evidence, endorsements, roots, now)
-    if tag == SNP_TAG and isinstance(endorsements, SnpEndorsements):
-        return verify_snp(evidence, endorsements, roots, now)
-    raise CollateralError(f"the endorsements are not for evidence under tag {tag}")
 
 
 def _check_agreement(reports: Sequence[VerifiedReport]) -> None:

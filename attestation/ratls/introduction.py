@@ -26,7 +26,7 @@ _MAX_CERTIFICATE_TEXT: Final = 4 * MAX_CERTIFICATE_BYTES // 3 + 4
 class Introduction:
     """A certificate (DER) and, where its holder has some, the collateral to judge it by.
 
-    In the document DCAP collateral is `collateral` and SEV-SNP's `endorsements`.
+    The document holds it as reports do: DCAP collateral, or AMD's `{vek, chain, crl?}`.
     """
 
     certificate: bytes = field(repr=False)
@@ -40,7 +40,9 @@ class Introduction:
         document = loads_strict(data, "introduction")
         if not isinstance(document, Mapping) or document.get("format") != FORMAT:
             raise MalformedEvidence("introduction.format", f"is not {FORMAT}")
-        return cls(_certificate(document.get("certificate")), _collateral(document))
+        return cls(
+            _certificate(document.get("certificate")), _collateral(document.get("collateral"))
+        )
 
     def write(self) -> bytes:
         document: dict[str, Any] = {
@@ -48,18 +50,15 @@ class Introduction:
             "certificate": base64.b64encode(self.certificate).decode("ascii"),
         }
         if self.collateral is not None:
-            name = "collateral" if isinstance(self.collateral, Collateral) else "endorsements"
-            document[name] = self.collateral.to_json()
+            document["collateral"] = self.collateral.to_json()
         return jcs(document)
 
 
-def _collateral(document: Mapping[str, Any]) -> Collateral | SnpEndorsements | None:
-    dcap, snp = document.get("collateral"), document.get("endorsements")
-    if dcap is not None and snp is not None:
-        raise MalformedEvidence("introduction", "collateral of two kinds")
-    if dcap is not None:
-        return Collateral.from_json(dcap)
-    return None if snp is None else SnpEndorsements.from_json(snp)
+def _collateral(value: Any) -> Collateral | SnpEndorsements | None:
+    if value is None:
+        return None
+    amd = isinstance(value, Mapping) and "vek" in value
+    return SnpEndorsements.from_json(value) if amd else Collateral.from_json(value)
 
 
 def _certificate(text: Any) -> bytes:

@@ -40,7 +40,6 @@ def test_it_is_enough_to_judge_its_node() -> None:
         pytest.param(document(format="adyton-ratls-introduction/2"), id="another-format"),
         pytest.param(document(certificate=...), id="no-certificate"),
         pytest.param(document(certificate=7), id="number"),
-        pytest.param(document(endorsements={}), id="collateral-of-two-kinds"),
         pytest.param(document(certificate="=="), id="not-base64"),
         pytest.param(document(certificate="AAF="), id="not-canonical-base64"),
         pytest.param(document(certificate="A" * 90_000), id="oversized-certificate"),
@@ -53,9 +52,11 @@ def test_anything_else_is_malformed(data: bytes) -> None:
         Introduction.read(data)
 
 
-def test_collateral_of_another_shape_is_a_collateral_error() -> None:
+@pytest.mark.parametrize("collateral", [[], {}, 7, "x", {"vek": "00"}, {"vek": 7}])
+def test_collateral_of_another_shape_is_a_collateral_error(collateral: Any) -> None:
     with pytest.raises(CollateralError):
-        Introduction.read(document(collateral=[]))
+        judged = Introduction.read(document(collateral=collateral))
+        appraise(judged.certificate, collateral=judged.collateral)
 
 
 def test_the_certificate_is_read_by_whoever_judges_it() -> None:
