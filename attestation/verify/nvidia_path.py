@@ -16,7 +16,7 @@ from itertools import pairwise
 from typing import Final
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
@@ -88,7 +88,7 @@ def is_issued_by(child: x509.Certificate, parent: x509.Certificate) -> bool:
     """True when `parent` is the issuer named and its key made the signature."""
     try:
         child.verify_directly_issued_by(parent)
-    except (InvalidSignature, ValueError, TypeError):
+    except (InvalidSignature, UnsupportedAlgorithm, ValueError, TypeError):
         return False
     return True
 
@@ -101,7 +101,11 @@ def _check_algorithm(link: Link, allow_rsa: bool) -> None:
     if not strong:
         raise VerificationError("chain", f"{name}: key is not on P-384")
     digests = (hashes.SHA256, hashes.SHA384) if allow_rsa else (hashes.SHA384,)
-    if not isinstance(link.parsed.signature_hash_algorithm, digests):
+    try:
+        digest = link.parsed.signature_hash_algorithm
+    except UnsupportedAlgorithm:
+        digest = None
+    if not isinstance(digest, digests):
         raise VerificationError("chain", f"{name}: not signed with SHA-384")
 
 

@@ -168,3 +168,19 @@ def test_damaged_verdicts_raise_only_our_errors(at: int, patch: bytes) -> None:
     # Only the blanks between the tokens may differ in what still verifies.
     assert DetachedEat.read(damaged) == DetachedEat.read(EAT)
     assert found[0].name == "GPU-0"
+
+
+@given(at=st.integers(0, 1 << 16), patch=st.binary(min_size=1, max_size=16))
+@settings(max_examples=200)
+def test_damaged_certificates_in_der_raise_only_our_errors(at: int, patch: bytes) -> None:
+    from attestation.verify.nvidia_path import verify_path
+
+    ders = [p.der for p in pki.gpu_chain().parties]
+    which = at % (len(ders) - 1)
+    at = at // 4 % len(ders[which])
+    ders[which] = ders[which][:at] + patch + ders[which][at + len(patch) :]
+    try:
+        path = verify_path("chain", ders, [pki.gpu_chain().root])
+    except AttestationError:
+        return
+    assert path.leaf.certificate.der == pki.gpu_chain().leaf.der

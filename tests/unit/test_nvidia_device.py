@@ -114,6 +114,16 @@ def test_weaker_curves_digests_and_other_keys_are_refused() -> None:
     refused("chain", lambda: Link.read("rsa", leaf.der).key)
 
 
+def test_a_signature_algorithm_nobody_knows_is_refused() -> None:
+    """ecdsa-with-SHA384 becomes an algorithm that has no number; the DER still reads."""
+    known, unknown = bytes.fromhex("06082a8648ce3d040303"), bytes.fromhex("06082a8648ce3d050303")
+    for der in (signer(MIDDLE).der, MIDDLE.der):
+        odd = der.replace(known, unknown)
+        chain = [odd, MIDDLE.der] if der != MIDDLE.der else [signer(MIDDLE).der, odd]
+        refused("chain", lambda chain=chain: verify_path("chain", [*chain, ROOT.der], [ROOT.der]))
+        refused("root", lambda odd=odd: verify_path("chain", [odd], [ROOT.der, MIDDLE.der]))
+
+
 def test_an_unreadable_certificate_or_root_is_named() -> None:
     with pytest.raises(CollateralError, match=r"chain\[0\]"):
         verify_path("chain", [b"\x30\x00"], [ROOT.der])
