@@ -101,6 +101,17 @@ def _check_windows(certificates: Sequence[Certificate], now: int) -> None:
             raise VerificationError("expired", f"{window.name} expired at {window.not_after}")
 
 
+def _parsed(certificate: Certificate) -> x509.Certificate:
+    """The certificate, in its one encoding: its last BIT STRING declares no bit unused.
+
+    That count is signed by nobody and read by nobody, so it could be anything.
+    """
+    parsed = x509.load_der_x509_certificate(certificate.der)
+    if not certificate.der.endswith(b"\0" + parsed.signature):
+        raise VerificationError("chain", f"{certificate.window.name}: signature has unused bits")
+    return parsed
+
+
 def verify_path(chain: Sequence[bytes], roots: Sequence[bytes], now: int) -> Path:
     """`chain` (DER, leaf first, root last) holds at `now`; its last is one of `roots`.
 
@@ -113,7 +124,7 @@ def verify_path(chain: Sequence[bytes], roots: Sequence[bytes], now: int) -> Pat
         ends = hashlib.sha256(root).hexdigest()
         raise VerificationError("root", f"the chain ends in {ends}, which is not trusted")
     _check_windows(certificates, now)
-    leaf, *issuers = [x509.load_der_x509_certificate(c.der) for c in certificates]
+    leaf, *issuers = [_parsed(c) for c in certificates]
     verifier = (
         PolicyBuilder()
         .store(Store([issuers[-1]]))

@@ -76,7 +76,7 @@ def test_any_flipped_bit_is_refused(bit: int) -> None:
 
 
 @given(st.binary(max_size=300))
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_arbitrary_bytes_raise_only_our_errors(data: bytes) -> None:
     for raw in (data, nitro_pki.sign(data), b"\x84\x44\xa1\x01\x38\x22\xa0" + data):
         with pytest.raises(MalformedEvidence):
@@ -84,7 +84,7 @@ def test_arbitrary_bytes_raise_only_our_errors(data: bytes) -> None:
 
 
 @given(st.sampled_from(list(nitro_pki.Hypervisor().members())), values)
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_arbitrary_members_raise_only_our_errors(name: str, value: Any) -> None:
     document = nitro_pki.Hypervisor(changes={name: value}).document()
     try:

@@ -31,10 +31,12 @@ from attestation.evidence.tpm_public import ALG_ECC, ALG_RSA, TpmPublic
 from attestation.verify.azure import vouched_key
 from attestation.verify.snp import verify_snp
 from attestation.verify.tpm import verify_tpm
+from attestation.verify.tpm_key import certified_key
 
 QUOTE = tpm_device.quoted().write()
 SIGNATURE = tpm_device.signed(QUOTE).write()
 KEY = tpm_device.bound()
+CHAIN = tpm_device.chain()
 HCL = tpm_device.hcl()
 HARDWARE = verify_snp(HCL.hardware_report, snp_pki.endorsements(), snp_pki.roots(), snp_pki.NOW)
 
@@ -202,6 +204,13 @@ def test_any_flipped_bit_of_a_quote_is_refused(bit: int) -> None:
 def test_any_flipped_bit_of_a_signature_is_refused(bit: int) -> None:
     with pytest.raises((MalformedEvidence, VerificationError)):
         verify_tpm(QUOTE, flip(SIGNATURE, bit), tpm_device.PCRS, KEY, NOW)
+
+
+@given(st.integers(0, len(CHAIN[0]) * 8 - 1))
+@settings(max_examples=150)
+def test_any_flipped_bit_of_a_certificate_is_refused(bit: int) -> None:
+    with pytest.raises(VerificationError):
+        certified_key((flip(CHAIN[0], bit), CHAIN[1]), CHAIN[1:], NOW)
 
 
 @given(st.integers(0, len(HCL.runtime_claims) * 8 - 1))
