@@ -7,7 +7,7 @@ import contextlib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from manifests import TINY_MANIFEST, libpal, signing_key
+from manifest_inputs import TINY_MANIFEST, libpal, signing_key
 
 from attestation.errors import AttestationError, MalformedEvidence, VerificationError
 from attestation.manifest.elf import read_program

@@ -7,7 +7,7 @@ import struct
 from itertools import pairwise
 
 import pytest
-from manifests import PAGE, TINY_MANIFEST, R, W, X, elf, libpal
+from manifest_inputs import PAGE, TINY_MANIFEST, R, W, X, elf, libpal
 
 from attestation.errors import MalformedEvidence
 from attestation.manifest.measure import enclave_shape, measure, parse_manifest, parse_size

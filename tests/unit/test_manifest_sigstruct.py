@@ -8,7 +8,7 @@ from datetime import date
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
-from manifests import TINY_MANIFEST, libpal, signing_key
+from manifest_inputs import TINY_MANIFEST, libpal, signing_key
 
 from attestation.errors import MalformedEvidence, VerificationError
 from attestation.manifest.measure import measure, parse_manifest
