@@ -23,7 +23,7 @@ from attestation.collateral.fetch import afetch_for_platform
 from attestation.collateral.fetch_snp import afetch_endorsements
 from attestation.collateral.item import Platform
 from attestation.collateral.model import Collateral
-from attestation.collateral.pcs import platform_of
+from attestation.collateral.platform import platform_of
 from attestation.collateral.refresh import Refresher
 from attestation.collateral.snp import SnpEndorsements
 from attestation.collateral.source import Obtained

@@ -55,7 +55,8 @@ class Given:
         """The contents of the file given as `option`. Raises UsageError when none was."""
         path: Path | None = getattr(self, option.replace("-", "_"))
         if path is None:
-            raise click.UsageError(f"this kind of evidence needs --{option} FILE")
+            hint = "; `adyton collateral fetch` gets it" if option == "collateral" else ""
+            raise click.UsageError(f"this kind of evidence needs --{option} FILE{hint}")
         return read_file(path)
 
 
@@ -153,9 +154,9 @@ def _snp(data: bytes, given: Given) -> Judgement:
     from attestation.verify.snp import verify_snp
 
     if given.collateral is not None:
-        from attestation.canonical import loads_strict
+        from attestation.collateral.bundle import endorsements_for
 
-        endorsements = SnpEndorsements.from_json(loads_strict(given.read("collateral")))
+        endorsements = endorsements_for(given.read("collateral"), data)
     else:
         chain = b"\n".join(read_file(path) for path in given.chain)
         crl = None if given.crl is None else read_file(given.crl)

@@ -105,7 +105,7 @@ class Sources:
         self, data: bytes, vlek: bytes | None = None, product: str | None = None
     ) -> Obtained[Any]:
         """For a DCAP quote or an SEV-SNP report, told apart by length."""
-        from attestation.collateral.pcs import platform_of
+        from attestation.collateral.platform import platform_of
 
         if len(data) == _SNP_REPORT_BYTES:
             return self.for_report(data, vlek, product)

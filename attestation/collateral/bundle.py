@@ -14,7 +14,7 @@ from attestation.canonical import loads_strict
 from attestation.collateral.check import Checked, check_item
 from attestation.collateral.item import Item, Key, Platform, join_items
 from attestation.collateral.model import Collateral
-from attestation.collateral.pcs import platform_of
+from attestation.collateral.platform import platform_of
 from attestation.collateral.snp import SnpEndorsements
 from attestation.errors import CollateralError, MalformedEvidence
 from attestation.x509 import read_chain
@@ -107,17 +107,23 @@ class Bundle:
         raise CollateralError(f"bundle: has no {missing}")
 
 
-def read_collateral_file(data: bytes) -> Bundle | Collateral:
-    """A bundle, or the JSON of one QuoteCollateralV3. Raises CollateralError."""
+def _document(data: bytes) -> Any:
     if len(data) > MAX_BUNDLE_BYTES:
         raise CollateralError(f"collateral: longer than {MAX_BUNDLE_BYTES} bytes")
     try:
-        document = loads_strict(data, "collateral")
+        return loads_strict(data, "collateral")
     except MalformedEvidence as e:
         raise CollateralError(str(e)) from None
-    if isinstance(document, Mapping) and "format" in document:
-        return Bundle.from_json(document)
-    return Collateral.from_json(document)
+
+
+def _is_bundle(document: Any) -> bool:
+    return isinstance(document, Mapping) and "format" in document
+
+
+def read_collateral_file(data: bytes) -> Bundle | Collateral:
+    """A bundle, or the JSON of one QuoteCollateralV3. Raises CollateralError."""
+    document = _document(data)
+    return Bundle.from_json(document) if _is_bundle(document) else Collateral.from_json(document)
 
 
 def collateral_for(data: bytes, quote: bytes) -> Collateral:
@@ -127,3 +133,14 @@ def collateral_for(data: bytes, quote: bytes) -> Collateral:
     """
     found = read_collateral_file(data)
     return found if isinstance(found, Collateral) else found.collateral_for(quote)
+
+
+def endorsements_for(data: bytes, report: bytes) -> SnpEndorsements:
+    """The endorsements for this SEV-SNP report in a file's bytes: a bundle, or their own JSON.
+
+    Raises CollateralError; MalformedEvidence when a bundle is given and `report` is none.
+    """
+    document = _document(data)
+    if _is_bundle(document):
+        return Bundle.from_json(document).endorsements_for(report)
+    return SnpEndorsements.from_json(document)

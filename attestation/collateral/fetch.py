@@ -15,7 +15,8 @@ from attestation.collateral.cache import Cache
 from attestation.collateral.http import Fetcher, Patience
 from attestation.collateral.item import Platform
 from attestation.collateral.model import Collateral
-from attestation.collateral.pcs import INTEL_PCS, PcsClient, platform_of
+from attestation.collateral.pcs import INTEL_PCS, PcsClient
+from attestation.collateral.platform import platform_of
 from attestation.collateral.source import CollateralSource, Obtained
 
 __all__ = [

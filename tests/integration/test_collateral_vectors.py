@@ -14,7 +14,7 @@ from attestation.collateral.check import check_item, join_checked
 from attestation.collateral.item import Item, split_collateral
 from attestation.collateral.kds import chips_of
 from attestation.collateral.model import Collateral
-from attestation.collateral.pcs import platform_of
+from attestation.collateral.platform import platform_of
 from attestation.errors import AttestationError, CollateralError
 from attestation.roots import PRODUCTION_ROOTS
 from attestation.x509 import read_chain

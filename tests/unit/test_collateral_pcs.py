@@ -9,7 +9,8 @@ import pytest
 
 from attestation.collateral.http import Reply, base_url, check_url
 from attestation.collateral.item import Item, Key, Kind, Platform
-from attestation.collateral.pcs import INTEL_PCS, INTEL_ROOT_CRL, PcsClient, platform_of
+from attestation.collateral.pcs import INTEL_PCS, INTEL_ROOT_CRL, PcsClient
+from attestation.collateral.platform import platform_of
 from attestation.errors import CollateralError, MalformedEvidence
 from attestation.evidence import parse_quote
 from attestation.evidence.signature import CertificationData

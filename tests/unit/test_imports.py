@@ -48,6 +48,11 @@ MAY: dict[str, tuple[str, ...]] = {
     "fhe": (),
 }
 
+NETWORK = tuple(
+    f"attestation.collateral.{name}"
+    for name in ("cache", "fetch", "fetch_snp", "http", "kds", "pcs", "refresh", "source")
+)
+
 # bytes -> evidence -> verify -> policy: no layer knows one that stands to its right.
 LAYERS: dict[str, tuple[str, ...]] = {
     "attestation/evidence": ("attestation.verify", "attestation.policy", "attestation.issuers"),
@@ -55,8 +60,8 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "attestation.policy",
         "attestation.issuers",
         "attestation.report",
-        "attestation.collateral.client",
-        "attestation.collateral.cache",
+        "attestation.ratls",
+        *NETWORK,
     ),
     "attestation/policy": (
         "attestation.issuers",
@@ -64,6 +69,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
         "attestation.receipts",
         "attestation.collateral",
     ),
+    "attestation/ratls": ("attestation.issuers", "attestation.report", *NETWORK),
     "attestation/receipts": ("attestation.issuers", "attestation.verify", "attestation.report"),
     "attestation/report.py": ("attestation.issuers.simulator", "attestation.roots"),
     "attestation/roots.py": ("attestation.issuers",),
