@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 
 from attestation.canonical import loads_strict
 from attestation.errors import MalformedEvidence
+from attestation.evidence import parse_quote
 
 _MAX_BUNDLE_BYTES: Final = 1 << 18
 _MAX_MEMBER_BYTES: Final = 1 << 14
@@ -111,7 +112,8 @@ def _quote(value: Any, version: int) -> tuple[bytes, bytes, tuple[bytes, ...]]:
 class AzureBundle:
     """HCL report, quote (TPMS_ATTEST), raw RSASSA-SHA256 signature, and PCRs 0 to 23.
 
-    SNP machines add their VCEK (DER), TDX machines their TD quote; the other is None.
+    SNP machines add their VCEK (DER), TDX machines their TD quote, here without the zeros
+    that may follow it; the other is None.
     `version` is 0 for the form that states none.
     """
 
@@ -136,7 +138,7 @@ class AzureBundle:
         _, quote = _one_of(document, "tpm_quote", "quote")
         kind, hardware = _one_of(document, "vcek", "td_quote")
         if kind == "td_quote":
-            vcek, td_quote = None, _binary(hardware, kind, version)
+            vcek, td_quote = None, _td_quote(_binary(hardware, kind, version))
         else:
             vcek, td_quote = _vcek(hardware, version), None
         message, signature, pcrs = _quote(quote, version)
@@ -149,6 +151,12 @@ class AzureBundle:
             vcek=vcek,
             td_quote=td_quote,
         )
+
+
+def _td_quote(data: bytes) -> bytes:
+    """The quote alone: Azure's instance metadata service fills it up with zeros to 5006 bytes."""
+    trailing = parse_quote(data).trailing
+    return data[: len(data) - len(trailing)] if not any(trailing) else data
 
 
 def _vcek(value: Any, version: int) -> bytes:

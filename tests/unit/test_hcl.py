@@ -8,6 +8,7 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import attested
 import pytest
 import tpm_device
 from tpm_device import bundle, bundle_json, claims, hcl, jwk, rsa_ak
@@ -17,6 +18,7 @@ from attestation.evidence.azure import AzureBundle
 from attestation.evidence.hcl import TDX_VM_REPORT, HclReport
 
 RAW = hcl().write()
+TD_QUOTE = attested.quote("tdx-v4")
 _REQUEST_DATA = 32 + 1184
 
 
@@ -151,12 +153,24 @@ def test_base64_may_be_of_either_alphabet_and_padded() -> None:
 def test_tdx_bundles_carry_a_quote_instead_of_a_certificate() -> None:
     document = bundle_json()
     del document["vcek"]
-    document["td_quote"] = tpm_device.base64url(b"a TD quote")
-    assert read(document) == replace(bundle(), vcek=None, td_quote=b"a TD quote")
+    document["td_quote"] = tpm_device.base64url(TD_QUOTE)
+    assert read(document) == replace(bundle(), vcek=None, td_quote=TD_QUOTE)
     older = bundle_json(version=0)
     del older["vcek"]
-    older["td_quote"] = list(b"a TD quote")
-    assert read(older).td_quote == b"a TD quote"
+    older["td_quote"] = list(TD_QUOTE)
+    assert read(older).td_quote == TD_QUOTE
+
+
+@pytest.mark.parametrize("zeros", [1, 70, 1000])
+def test_zeros_that_azure_puts_behind_a_td_quote_are_no_part_of_it(zeros: int) -> None:
+    document = bundle_json()
+    del document["vcek"]
+    padded = TD_QUOTE + bytes(zeros)
+    assert read(document | {"td_quote": tpm_device.base64url(padded)}).td_quote == TD_QUOTE
+    odd = padded + b"\1"
+    assert read(document | {"td_quote": tpm_device.base64url(odd)}).td_quote == odd
+    with pytest.raises(MalformedEvidence, match="quote"):
+        read(document | {"td_quote": tpm_device.base64url(TD_QUOTE[:-1])})
 
 
 @pytest.mark.parametrize(
