@@ -32,6 +32,7 @@ _UNWANTED_SUFFIXES: Final = frozenset(
 )
 _UNWANTED_FOLDERS: Final = (
     "alembic/templates",
+    "attestation/manifest",
     "gguf/scripts",
     "numpy/distutils",
     "numpy/f2py",

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from attestation.errors import MalformedEvidence
 from attestation.manifest import bundle as module
 from attestation.manifest.bundle import MAX_FILES, ask, build, default_models, hash_tree
 from attestation.manifest.curate import (
@@ -48,6 +49,8 @@ PROGRAM = Path(getattr(sys, "_base_executable", sys.executable)).resolve()
         ("/etc/passwd", False),
         ("x.pth", False),
         ("__editable___adyton_finder.py", False),
+        ("attestation/policy/load.py", True),
+        ("attestation/manifest/render.py", False),
     ],
 )
 def test_wheels_are_taken_without_what_no_node_reads(path: str, wanted: bool) -> None:
@@ -89,7 +92,7 @@ def test_a_wheel_is_pure_when_an_archive_can_hold_it() -> None:
 def compiled(place: Path, *options: str) -> Path:
     place.parent.mkdir(parents=True, exist_ok=True)
     command = ["gcc", "-x", "c", "-nostdlib", "-shared", "-o", str(place), *options, "/dev/null"]
-    subprocess.run(command, check=True)
+    subprocess.run(command, check=True, capture_output=True)
     return place
 
 
@@ -143,6 +146,36 @@ def test_a_library_of_that_name_that_is_no_library_is_passed_over(tree: Path) ->
     (tree / "lib/deep/libb.so").write_text("INPUT(libc.so.6)")
     with pytest.raises(BundleError, match="none of the loader's directories"):
         library_closure(tree / "main", [], directories=())
+
+
+def test_a_library_that_is_named_by_its_path_is_refused(tree: Path) -> None:
+    """Inside the enclave there is no such path, and another library might be found instead."""
+    nameless = compiled(tree / "nameless.so")
+    user = compiled(tree / "user.so", "-Wl,--no-as-needed", "-x", "none", str(nameless), "-x", "c")
+    with pytest.raises(BundleError, match="by its path"):
+        library_closure(tree / "main", [user], directories=())
+
+
+def test_two_libraries_of_one_name_are_both_found(tree: Path) -> None:
+    """As two wheels may each bring their own beside themselves."""
+    other = compiled(tree / "other/libb.so", "-Wl,-soname,libb.so")
+    options = ("-Wl,--no-as-needed", f"-L{other.parent}", "-lb", "-Wl,-rpath,$ORIGIN/other")
+    user = compiled(tree / "user.so", *options, "-Wl,--enable-new-dtags")
+    text = tree / "not-elf.so"
+    text.write_text("")
+    found = library_closure(tree / "main", [user, text], directories=()).found
+    assert set(found.values()) == {tree / "lib/liba.so", tree / "lib/deep/libb.so", other}
+
+
+@pytest.mark.parametrize(
+    ("limit", "reason"), [("MAX_NEEDED", "more than"), ("MAX_ELF_BYTES", "longer")]
+)
+def test_what_a_file_may_ask_for_is_bounded(
+    tree: Path, monkeypatch: pytest.MonkeyPatch, limit: str, reason: str
+) -> None:
+    monkeypatch.setattr(f"attestation.manifest.elf.{limit}", 0)
+    with pytest.raises(MalformedEvidence, match=reason):
+        read_dynamic(tree / "lib/liba.so")
 
 
 def test_glibc_is_left_to_gramine() -> None:
