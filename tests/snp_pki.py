@@ -39,7 +39,7 @@ PRODUCTS = ("Milan", "Genoa", "Turin")
 KINDS = ("vcek", "vlek")
 REPORT_DATA = bytes(range(64))
 PSS = padding.PSS(padding.MGF1(hashes.SHA384()), 48)
-_OFFSETS = {"ark": (154, 918), "ask": (1252, 1020), "asvk": (148, 970), "other": (3874, 598)}
+_OFFSETS = {"ark": (154, 918), "ask": (1252, 1020), "asvk": (148, 970), "other": (124, 914)}
 _CPUID = {"Milan": (0x19, 0x01, 1), "Genoa": (0x19, 0x11, 1), "Turin": (0x1A, 0x02, 1)}
 LEVELS = {
     "Milan": TcbParts(None, 4, 0, 24, 219),

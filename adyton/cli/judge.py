@@ -263,6 +263,8 @@ def _tpm(data: bytes, given: Given) -> Judgement:
     from attestation.verify.tpm_key import certified_key
     from attestation.x509 import read_chain
 
+    if not given.named_roots:
+        raise click.UsageError("a TPM's key is certified by a CA of your choice: name its --root")
     chain = [c.der for c in read_chain("cert-chain", given.read("cert-chain"))]
     key = certified_key(chain, given.roots, given.now)
     pcrs = _registers(loads_strict(given.read("pcrs"), "pcrs"))

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from enclave.errors import WorkerUnavailable
 
-_INHERITED = ("PATH", "LD_LIBRARY_PATH", "TMPDIR", "TZ")
+_INHERITED = ("PATH", "LD_LIBRARY_PATH", "MALLOC_ARENA_MAX", "TMPDIR", "TZ")
 _MAX_LINE = 1000
 _TERM_TIMEOUT_S = 3.0
 

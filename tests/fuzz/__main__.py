@@ -87,6 +87,13 @@ def _runs(output: str) -> str:
     return lines[-1].rpartition(":")[2].strip() if lines else "?"
 
 
+def _without_noise(output: str) -> str:
+    lines = output.splitlines()
+    return "\n".join(
+        line for line in lines if not line.startswith(("INFO: Instr", "WARNING: Fail"))
+    )
+
+
 def run_target(name: str, seconds: int, *, kept: bool) -> bool:
     """Fuzz one target in a process of its own; True when nothing was found."""
     with tempfile.TemporaryDirectory(prefix="adyton-fuzz-") as temporary:
@@ -95,7 +102,7 @@ def run_target(name: str, seconds: int, *, kept: bool) -> bool:
         good = done.returncode == 0
         print(f"{'ok   ' if good else 'FOUND'} {name}: {_runs(done.stdout)} inputs", flush=True)
         if not good:
-            print(done.stdout[-8000:], flush=True)
+            print(_without_noise(done.stdout)[-8000:], flush=True)
         if kept:
             merged = _child("keep", name, 0, folder)
             if merged.returncode:
