@@ -3,7 +3,8 @@
 Spec: ACI section 4 (the document) and 9.1 (the checks). Our `evidence` carries `quote`
 (hex: a DCAP quote, or an SEV-SNP report), `collateral` (the fields of dcap-qvl's
 QuoteCollateralV3, or `{vek, chain, crl?}`), `simulated` (for people) and `key_custody`
-(`{"kind": "generated" | "sealed" | "released"}`, asserted by the measured code).
+(`{"kind": "generated" | "sealed" | "released"}`, asserted by the measured code). Beside them
+may stand `event_log`, `vm_config`, `app_compose`, `ccel` and `gpus`: attestation.beside.
 docs/spec/policy.md lists the steps that can fail.
 """
 
@@ -13,8 +14,9 @@ import hmac
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+from attestation.beside import GpuReferences, verify_boot, verify_gpus
 from attestation.collateral.model import Collateral
 from attestation.collateral.snp import SnpEndorsements
 from attestation.errors import (
@@ -23,11 +25,16 @@ from attestation.errors import (
     MalformedEvidence,
     VerificationError,
 )
-from attestation.issuers.base import SEV_SNP, IssuedEvidence
+from attestation.issuers.base import SEV_SNP, GpuEvidence, IssuedEvidence
 from attestation.keyset import Keyset
 from attestation.policy import Appraisal, Policy, evaluate
 from attestation.statement import report_data
 from attestation.verify.cpu import read_endorsements_json, verify_cpu
+
+if TYPE_CHECKING:
+    from attestation.verify.dstack import DstackFacts
+    from attestation.verify.events import VerifiedEvents
+    from attestation.verify.nvidia_gpu import VerifiedGpu
 
 API_VERSION: Final = "aci/1"
 MAX_KEYSET_LIFETIME_S: Final = 400 * 86400
@@ -48,11 +55,13 @@ def build_report(
     nonce: str | None,
     evidence: IssuedEvidence,
     key_custody: Mapping[str, Any],
+    gpus: Sequence[GpuEvidence] = (),
     source_provenance: Mapping[str, Any] | None = None,
     serving: str = "direct",
     supported_e2ee_versions: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """The report a node serves for `nonce`; `evidence` was issued over its report data.
+    """The report a node serves for `nonce`; `evidence` was issued over its report data, and
+    `gpus` for the nonce made from it.
 
     `source_provenance` may leave members out: they are served as null, unknown.
     """
@@ -64,6 +73,10 @@ def build_report(
     }
     if evidence.collateral is not None:
         quote["collateral"] = evidence.collateral.to_json()
+    if evidence.boot is not None:
+        quote |= evidence.boot.to_json()
+    if gpus:
+        quote["gpus"] = [gpu.to_json() for gpu in gpus]
     return {
         "api_version": API_VERSION,
         "workload_keyset_digest": keyset.digest,
@@ -87,7 +100,8 @@ class AttestedNode:
 
     `serving` is `direct` or `aggregator` (anything unknown counts as the latter).
     `fresh` says that the caller's own nonce is in the quote; without one, binding is
-    proven but not when.
+    proven but not when. `events`, `dstack` and `gpus` are what stood beside the quote and
+    held; None and empty where nothing did.
     """
 
     keyset: Keyset
@@ -96,6 +110,9 @@ class AttestedNode:
     simulated: bool
     fresh: bool
     report: Mapping[str, Any] = field(repr=False, compare=False)
+    events: VerifiedEvents | None = field(default=None, repr=False)
+    dstack: DstackFacts | None = None
+    gpus: tuple[VerifiedGpu, ...] = field(default=(), repr=False)
 
 
 def _object(parent: Mapping[str, Any], where: str, name: str) -> Mapping[str, Any]:
@@ -200,10 +217,16 @@ def appraise_report(
     policy: Policy,
     now: int,
     collateral: Collateral | SnpEndorsements | None = None,
+    gpu_rims: Sequence[bytes] = (),
+    gpu_rim_roots: Sequence[bytes] = (),
+    gpu_revocation: Sequence[bytes] = (),
 ) -> AttestedNode:
     """The node behind `report` is one `policy` wants, and these are its keys.
 
-    `nonce` is the one the caller chose for this report, or None when it chose none.
+    `nonce` is the one the caller chose for this report, or None when it chose none. Event
+    logs and GPUs that the report shows must hold: `gpu_rims` are NVIDIA's reference values
+    (XML), signed under one of `gpu_rim_roots` (DER); `gpu_revocation` OCSP responses and
+    CRLs (DER). They are read only where a GPU is shown.
     ACI 9.1 checks 1 to 5; check 6, the channel, is the caller's: compare the observed TLS
     key with `keyset.tls_public_keys`. Raises MalformedEvidence, CollateralError,
     VerificationError naming the step, or PolicyError with every finding.
@@ -230,12 +253,18 @@ def appraise_report(
         raise VerificationError("tee_type", f"{tee_type[:32]!r}, but the quote is {verified.tee}")
     if not hmac.compare_digest(verified.report_data, expected):
         raise VerificationError("report_data", "the quote is not over this keyset and nonce")
+    boot = verify_boot(evidence, verified)
+    references = GpuReferences(gpu_rims, gpu_rim_roots, gpu_revocation)
+    gpus = verify_gpus(evidence, expected, roots, now, references)
 
     appraisal = evaluate(
         verified,
         policy,
         report_data=expected,
         now=now,
+        gpus=gpus,
+        events=boot.events,
+        dstack=boot.dstack,
         other_findings=(
             *_custody_findings(evidence, policy),
             *_provenance_findings(_provenance(attestation), policy),
@@ -250,4 +279,7 @@ def appraise_report(
         simulated=verified.simulated or evidence.get("simulated") is True,
         fresh=nonce is not None,
         report=report,
+        events=boot.events,
+        dstack=boot.dstack,
+        gpus=gpus,
     )

@@ -30,17 +30,20 @@ def open_issuer(
     *,
     device: Path | None = None,
     collateral: Collateral | SnpEndorsements | None = None,
+    event_log: bool = True,
 ) -> Issuer:
     """The issuer of this machine's hardware, after it has given one quote.
 
     `device` replaces the usual path (a directory for gramine and tsm, a socket for
-    dstack); `collateral` goes out with every quote. Raises IssuerError naming the device
+    dstack); `collateral` goes out with every quote, and so does the event log that dstack or a
+    TD's firmware keeps, unless `event_log` is False. Raises IssuerError naming the device
     that is missing or refuses, or the collateral that is of another kind.
     """
     if name == "tsm":
-        from attestation.issuers.tsm import REPORTS, TsmIssuer
+        from attestation.issuers.tsm import CCEL, REPORTS, TsmIssuer
 
-        return TsmIssuer(device or REPORTS, collateral)
+        ccel = CCEL if event_log else None
+        return TsmIssuer(device or REPORTS, collateral, ccel=ccel)
     if isinstance(collateral, SnpEndorsements):
         raise IssuerError(f"{name}: the collateral given is for SEV-SNP")
     if name == "gramine":
@@ -50,7 +53,7 @@ def open_issuer(
     if name == "dstack":
         from attestation.issuers.dstack import DstackIssuer
 
-        return DstackIssuer(device, collateral)
+        return DstackIssuer(device, collateral, event_log=event_log)
     raise IssuerError(f"no hardware issuer {name!r}; there are {', '.join(HARDWARE_ISSUERS)}")
 
 

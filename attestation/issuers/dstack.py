@@ -1,6 +1,6 @@
 """TDX evidence and keys from dstack's guest agent, JSON over HTTP on a Unix socket.
 
-Spec: dstack, "Guest Agent RPC API" (0.5): `POST /GetQuote`, `POST /GetKey`.
+Spec: dstack, "Guest Agent RPC API" (0.5): `POST /GetQuote`, `POST /GetKey`, `POST /Info`.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ from typing import Any, Final
 
 import httpx
 
+from attestation.canonical import loads_strict
 from attestation.collateral.model import Collateral
-from attestation.issuers.base import IssuedEvidence, IssuerError
+from attestation.errors import MalformedEvidence
+from attestation.issuers.base import BootEvidence, IssuedEvidence, IssuerError
 from attestation.issuers.device import (
     REPORT_DATA_BYTES,
     check_quote,
@@ -41,7 +43,8 @@ class DstackIssuer:
     """Issues TDX quotes of this dstack guest. Thread-safe.
 
     Opening it asks for one quote, to know the measurement and to fail early. Without
-    `socket`, the usual places are tried.
+    `socket`, the usual places are tried. Unless `event_log` is False, quotes go out with what
+    the agent says of the boot.
     """
 
     name = "dstack"
@@ -53,6 +56,7 @@ class DstackIssuer:
         socket: Path | None = None,
         collateral: Collateral | None = None,
         timeout_s: float = _TIMEOUT_S,
+        event_log: bool = True,
     ) -> None:
         self._socket = socket = socket or find_socket(SOCKETS) or SOCKETS[0]
         self._collateral = collateral
@@ -65,7 +69,9 @@ class DstackIssuer:
             trust_env=False,
             follow_redirects=False,
         )
-        _, self._measurement = self._quote(bytes(REPORT_DATA_BYTES))
+        _, _, self._measurement = self._quote(bytes(REPORT_DATA_BYTES))
+        self._tells_boot = event_log
+        self._app_compose = self._measured_compose() if event_log else None
 
     @property
     def measurement(self) -> str:
@@ -74,8 +80,9 @@ class DstackIssuer:
 
     def issue(self, report_data: bytes) -> IssuedEvidence:
         """A quote over these 64 bytes. Raises IssuerError."""
-        quote, _ = self._quote(check_report_data(report_data))
-        return IssuedEvidence(self.tee_type, quote, self._collateral, simulated=False)
+        answer, quote, _ = self._quote(check_report_data(report_data))
+        boot = self._boot(answer) if self._tells_boot else None
+        return IssuedEvidence(self.tee_type, quote, self._collateral, simulated=False, boot=boot)
 
     def sealing_key(self) -> bytes:
         """Derived from the key dstack's key management gives this application.
@@ -89,10 +96,40 @@ class DstackIssuer:
             raise IssuerError(f"{self._socket}: GetKey gave {len(secret)} bytes, not {_KEY_BYTES}")
         return derive_sealing_key(secret, self.name)
 
-    def _quote(self, report_data: bytes) -> tuple[bytes, str]:
+    def _quote(self, report_data: bytes) -> tuple[Mapping[str, Any], bytes, str]:
+        """The agent's answer, the quote in it and its measurement."""
         answer = self._call("GetQuote", {"report_data": report_data.hex()})
         data = self._hex("GetQuote", answer, "quote")
-        return check_quote(data, self.tee_type, report_data, str(self._socket))
+        quote, measurement = check_quote(data, self.tee_type, report_data, str(self._socket))
+        return answer, quote, measurement
+
+    def _boot(self, answer: Mapping[str, Any]) -> BootEvidence:
+        """The log that came with this very quote, so that what the application measures
+        meanwhile does not come between them."""
+        event_log = self._text("GetQuote", answer, "event_log")
+        return BootEvidence(
+            event_log=event_log,
+            vm_config=self._text("GetQuote", answer, "vm_config"),
+            # Only the log says that this text was measured.
+            app_compose=None if event_log is None else self._app_compose,
+        )
+
+    def _measured_compose(self) -> str | None:
+        """The application's file, character by character; None where the agent keeps it.
+
+        `tcb_info` is a JSON text within the answer. It stays the same while the guest runs.
+        """
+        answer = self._call("Info", {})
+        text = self._text("Info", answer, "tcb_info")
+        if text is None:
+            return None
+        try:
+            told = loads_strict(text, "tcb_info")
+        except MalformedEvidence as e:
+            raise IssuerError(f"{self._socket}: Info: {e}") from None
+        if not isinstance(told, dict):
+            raise IssuerError(f"{self._socket}: Info: tcb_info is no object")
+        return self._text("Info", told, "app_compose")
 
     def _call(self, method: str, arguments: Mapping[str, str]) -> Mapping[str, Any]:
         try:
@@ -108,6 +145,13 @@ class DstackIssuer:
         if not isinstance(answer, dict):
             raise IssuerError(f"{self._socket}: {method} answered no object")
         return answer
+
+    def _text(self, method: str, answer: Mapping[str, Any], member: str) -> str | None:
+        """A text of the answer; None where the agent leaves it out or empty."""
+        value = answer.get(member)
+        if value is not None and not isinstance(value, str):
+            raise IssuerError(f"{self._socket}: {method}: {member} is not text")
+        return value or None
 
     def _hex(self, method: str, answer: Mapping[str, Any], member: str) -> bytes:
         value = answer.get(member)

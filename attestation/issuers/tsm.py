@@ -10,7 +10,7 @@ import errno
 import os
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -18,9 +18,10 @@ from attestation.collateral.model import Collateral
 from attestation.collateral.snp import SnpEndorsements
 from attestation.errors import CollateralError, MalformedEvidence
 from attestation.evidence import AttestationReport, CertificateTable
+from attestation.evidence.eventlog import MAX_LOG_BYTES, TcgEventLog
 from attestation.evidence.snp import SIGNED_BY_VCEK
 from attestation.evidence.snp_certs import MAX_TABLE_BYTES, VCEK_GUID, VLEK_GUID
-from attestation.issuers.base import SEV_SNP, IssuedEvidence, IssuerError
+from attestation.issuers.base import SEV_SNP, BootEvidence, IssuedEvidence, IssuerError
 from attestation.issuers.device import (
     MAX_QUOTE_BYTES,
     REPORT_DATA_BYTES,
@@ -32,6 +33,8 @@ from attestation.issuers.device import (
 )
 
 REPORTS: Final = Path("/sys/kernel/config/tsm/report")
+CCEL: Final = Path("/sys/firmware/acpi/tables/data/CCEL")
+"""Where Linux shows the firmware's event log of a TD. Spec: UEFI 2.10, section 38.4.1."""
 _TEES: Final = {"tdx_guest": "tdx", "sev_guest": SEV_SNP}
 _ATTEMPTS: Final = 4
 _MAX_TEXT: Final = 64
@@ -55,7 +58,8 @@ class TsmIssuer:
 
     Opening it asks for one, to know the measurement and to fail early. `collateral` goes out
     with all evidence; where none is given, an SEV-SNP report goes out with the certificates
-    that the host hands out beside it, if any.
+    that the host hands out beside it, if any. `ccel` is where a TD's event log is, if its
+    firmware kept one: that goes out with all quotes, None with none.
     """
 
     name = "tsm"
@@ -66,6 +70,7 @@ class TsmIssuer:
         reports: Path = REPORTS,
         collateral: Collateral | SnpEndorsements | None = None,
         files: DeviceFiles | None = None,
+        ccel: Path | None = None,
     ) -> None:
         self._reports = reports
         self._collateral = collateral
@@ -73,6 +78,7 @@ class TsmIssuer:
         self._tee = self._in_report(self._provider)
         self._check_collateral()
         self._measurement = self._evidence(bytes(REPORT_DATA_BYTES)).measurement
+        self._boot = None if ccel is None or self._tee == SEV_SNP else read_ccel(ccel)
 
     @property
     def tee_type(self) -> str:
@@ -88,7 +94,11 @@ class TsmIssuer:
         """Evidence over these 64 bytes. Raises IssuerError."""
         made = self._evidence(check_report_data(report_data))
         return IssuedEvidence(
-            self._tee, made.quote, self._collateral or made.endorsements, simulated=False
+            self._tee,
+            made.quote,
+            self._collateral or made.endorsements,
+            simulated=False,
+            boot=self._boot,
         )
 
     def sealing_key(self) -> None:
@@ -196,6 +206,24 @@ class TsmIssuer:
 
     def _text(self, path: Path) -> str:
         return self._files.read(path, _MAX_TEXT).strip().decode("ascii", "replace")
+
+
+def read_ccel(path: Path) -> BootEvidence | None:
+    """The event log that firmware left at `path`, None where there is no such file.
+
+    It is complete when the operating system starts, so it is read once; the rest of the
+    firmware's fixed area, all zeros or ones, is left out. Raises IssuerError where it cannot
+    be read, or is no log: clients would refuse it.
+    """
+    try:
+        log = TcgEventLog.read(DeviceFiles().read(path, MAX_LOG_BYTES))
+    except DeviceError as e:
+        if e.errno != errno.ENOENT:
+            raise
+        return None
+    except MalformedEvidence as e:
+        raise IssuerError(f"{path}: no event log: {e}") from e
+    return BootEvidence(ccel=replace(log, padding=b"").write())
 
 
 def _from_host(report: AttestationReport, data: bytes, source: str) -> SnpEndorsements | None:

@@ -72,6 +72,7 @@ LAYERS: dict[str, tuple[str, ...]] = {
     "attestation/ratls": ("attestation.issuers", "attestation.report", *NETWORK),
     "attestation/receipts": ("attestation.issuers", "attestation.verify", "attestation.report"),
     "attestation/report.py": ("attestation.issuers.simulator", "attestation.roots"),
+    "attestation/beside.py": ("attestation.issuers", "attestation.policy", "attestation.roots"),
     "attestation/roots.py": ("attestation.issuers",),
 }
 
