@@ -9,9 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 from attestation.errors import MalformedEvidence
-from attestation.issuers.base import IssuedEvidence, Issuer, IssuerError
+from attestation.issuers.base import GpuEvidence, IssuedEvidence, Issuer, IssuerError
+from attestation.issuers.nvidia import GpuIssuer
 from attestation.report import build_report
 from attestation.statement import check_nonce, report_data
+from attestation.verify.nvidia_gpu import gpu_nonce
 from gateway.errors import invalid, too_many, unavailable
 from gateway.identity import Identity
 from gateway.limits import TokenBucket
@@ -25,7 +27,7 @@ _ISSUING: Final = 2
 
 
 class Attester:
-    """Asks the issuer for evidence over an identity and wraps it as ACI's report."""
+    """Asks the machine and its GPUs for evidence over an identity, wrapped as ACI's report."""
 
     def __init__(
         self,
@@ -34,9 +36,11 @@ class Attester:
         provenance: Provenance,
         per_minute: int,
         endorse: Callable[[IssuedEvidence], IssuedEvidence] = lambda evidence: evidence,
+        gpus: GpuIssuer | None = None,
     ) -> None:
         """`endorse` adds the newest collateral to evidence, where the issuer has none."""
         self._issuer = issuer
+        self._gpus = gpus
         self._endorse = endorse
         self._provenance = provenance
         self._bucket = TokenBucket(per_minute)
@@ -70,7 +74,7 @@ class Attester:
         loop = asyncio.get_running_loop()
         data = report_data(identity.digest, nonce)
         try:
-            evidence = await loop.run_in_executor(self._threads, self._issuer.issue, data)
+            evidence, gpus = await loop.run_in_executor(self._threads, self._issue, data)
         except IssuerError as e:
             failure("evidence_not_issued", e)
             raise unavailable(
@@ -80,10 +84,17 @@ class Attester:
             keyset=identity.keys.keyset,
             nonce=nonce,
             evidence=self._endorse(evidence),
+            gpus=gpus,
             key_custody={"kind": identity.keys.custody},
             source_provenance=self._provenance.to_json(),
         )
         return dumps(report).encode()
 
+    def _issue(self, data: bytes) -> tuple[IssuedEvidence, tuple[GpuEvidence, ...]]:
+        """All of it or nothing: a GPU that fell silent is an outage, not a node without it."""
+        evidence = self._issuer.issue(data)
+        return evidence, () if self._gpus is None else self._gpus.issue(gpu_nonce(data))
+
     def close(self) -> None:
+        """Make no more reports. The GPUs' driver is let go when the process ends."""
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -16,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attestation.errors import AttestationError
+from attestation.issuers.nvidia import GPU_MODES
 from enclave.errors import EnclaveError
 from gateway import logs
 from gateway.errors import GatewayError
@@ -107,6 +108,18 @@ def main() -> None:
     show_default=True,
     help="What the simulator simulates.",
 )
+@click.option(
+    "--gpu",
+    type=click.Choice(GPU_MODES),
+    default="auto",
+    show_default=True,
+    help="Evidence of NVIDIA GPUs: auto where the driver protects them, require fails without.",
+)
+@click.option(
+    "--no-event-log",
+    is_flag=True,
+    help="Hand out no event log; for guests that extend their registers after boot.",
+)
 @click.option("--source-repo", help="Public repository of this code.")
 @click.option("--source-commit")
 @click.option("--image-digest", help="sha256:<hex> of the image that runs.")
@@ -161,6 +174,8 @@ def _settings(o: dict[str, Any]) -> Settings:
         collateral_cache=o["collateral_cache"],
         database_url=o["database_url"],
         sim_tee=o["sim_tee"],
+        gpu=o["gpu"],
+        event_log=not o["no_event_log"],
         provenance=Provenance(o["source_repo"], o["source_commit"], o["image_digest"]),
         limits=Limits(
             requests_per_minute=o["requests_per_minute"],

@@ -13,6 +13,7 @@ from attestation.collateral.model import Collateral
 from attestation.collateral.snp import SnpEndorsements
 from attestation.errors import CollateralError
 from attestation.issuers import Issuer, detect_issuer, open_issuer
+from attestation.issuers.nvidia import GpuIssuer, open_gpus
 from attestation.issuers.simulator import (
     AmdAuthority,
     MeasuredState,
@@ -22,6 +23,7 @@ from attestation.issuers.simulator import (
     measure_config,
 )
 from gateway.errors import StartError
+from gateway.logs import event
 from gateway.settings import Settings
 
 SIMULATOR: Final = "simulator"
@@ -50,7 +52,8 @@ class Machine:
         collateral = read_collateral(settings.collateral)
         if settings.tee != SIMULATOR:
             name = detect_issuer() if settings.tee == AUTO else settings.tee
-            return cls(settings, hardware=open_issuer(name, collateral=collateral))
+            issuer = open_issuer(name, collateral=collateral, event_log=settings.event_log)
+            return cls(settings, hardware=issuer)
         authority = None
         if settings.sim_tee == "sev-snp":
             authority = AmdAuthority.load_or_create(settings.state_dir / "simulator-amd.pem")
@@ -67,6 +70,16 @@ class Machine:
             model_digest=hashlib.sha256(jcs(dict(models))).digest(),
         )
         return SimulatorIssuer(self.settings.sim_tee, self.seed, measured, authority=self.authority)
+
+
+def find_gpus(settings: Settings) -> GpuIssuer | None:
+    """The GPUs whose evidence goes out beside the machine's own, None for none.
+
+    Raises IssuerError where they are wanted and missing, or there and silent.
+    """
+    gpus, why = open_gpus(settings.gpu)
+    event("gpus", count=0 if gpus is None else gpus.count, reason=why[:400])
+    return gpus
 
 
 def code_provenance(settings: Settings) -> Settings:

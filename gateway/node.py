@@ -16,6 +16,7 @@ from typing import Final
 
 from attestation.errors import AttestationError
 from attestation.issuers.base import IssuedEvidence, Issuer
+from attestation.issuers.nvidia import GpuIssuer
 from enclave.errors import EnclaveError, ModelNotFound, WorkerUnavailable
 from enclave.worker.proto import worker_pb2 as pb
 from enclave.worker.supervisor import Supervisor, WorkerState
@@ -29,7 +30,7 @@ from gateway.exchange import Exchange, ReceiptDesk
 from gateway.identity import KeyRing
 from gateway.limits import Gate
 from gateway.logs import event, failure
-from gateway.machine import Machine
+from gateway.machine import Machine, find_gpus
 from gateway.metrics import Metrics
 from gateway.settings import DATABASE_FILE, Settings
 from gateway.storage import ApiKeyStore, Database, ReceiptStore, StorageError
@@ -51,6 +52,7 @@ class Node:
         issuer: Issuer,
         database: Database,
         supervisor: Supervisor,
+        gpus: GpuIssuer | None = None,
     ) -> None:
         self.settings = settings
         self.issuer = issuer
@@ -68,6 +70,7 @@ class Node:
             provenance=settings.provenance,
             per_minute=settings.limits.attestations_per_minute,
             endorse=self._endorsed,
+            gpus=gpus,
         )
         self._keeper: CollateralKeeper | None = None
         self._database = database
@@ -81,6 +84,7 @@ class Node:
         Raises StartError, EnclaveError, AttestationError or StorageError.
         """
         machine = await asyncio.to_thread(Machine.open, settings)
+        gpus = await asyncio.to_thread(find_gpus, settings)
         database = await asyncio.to_thread(
             Database.open, settings.database_url or settings.state_dir / DATABASE_FILE
         )
@@ -93,7 +97,7 @@ class Node:
             issuer = await asyncio.to_thread(
                 machine.issuer, [(m.id, m.model_digest) for m in supervisor.models]
             )
-            node = cls(settings, issuer=issuer, database=database, supervisor=supervisor)
+            node = cls(settings, issuer=issuer, database=database, supervisor=supervisor, gpus=gpus)
             for warning in node.ring.current.keys.warnings:
                 event("warning", message=warning)
             settled = await node.desk.settle_restart(node.ring.current)

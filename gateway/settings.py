@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from attestation.issuers.nvidia import GpuMode
+
 DATABASE_FILE: Final = "node.db"
 TEES: Final = ("auto", "simulator", "gramine", "tsm", "dstack")
 SIMULATED_TEES: Final = ("tdx", "sgx", "sev-snp")
@@ -56,7 +58,9 @@ class ModelChoice:
 class Settings:
     """One node. `tee` is always typed by a person; nothing falls back to the simulator.
 
-    "auto" is the device the machine has. `sim_tee` is what the simulator simulates.
+    "auto" is the device the machine has. `sim_tee` is what the simulator simulates. `gpu` is
+    one of the modes of attestation.issuers.nvidia; `event_log` says whether evidence explains
+    its boot.
     """
 
     tee: str
@@ -77,6 +81,8 @@ class Settings:
     collateral_cache: Path | None = None
     database_url: str | None = None
     sim_tee: str = "tdx"
+    gpu: GpuMode = "auto"
+    event_log: bool = True
     provenance: Provenance = field(default_factory=Provenance)
     limits: Limits = field(default_factory=Limits)
 
