@@ -24,12 +24,21 @@ from gateway.settings import (
     DATABASE_FILE,
     SIMULATED_TEES,
     TEES,
+    GivenKey,
     Limits,
     ModelChoice,
     Provenance,
     Settings,
 )
-from gateway.storage import ApiKeyStore, Database, KeyRefused, StorageError
+from gateway.storage import (
+    ApiKeyStore,
+    Database,
+    KeyRefused,
+    StorageError,
+    given_key,
+    key_digest,
+    new_key,
+)
 
 T = TypeVar("T")
 _FAILURES = (GatewayError, EnclaveError, AttestationError, StorageError, KeyRefused, OSError)
@@ -48,6 +57,18 @@ class _Model(click.ParamType[ModelChoice]):
     def convert(self, value: Any, *_: Any) -> ModelChoice:
         id, separator, path = str(value).partition("=")
         return ModelChoice(Path(path), id) if separator else ModelChoice(Path(id))
+
+
+class _GivenKey(click.ParamType[GivenKey]):
+    name = "NAME=SHA256"
+
+    def convert(self, value: Any, *context: Any) -> GivenKey:
+        name, _, digest = str(value).partition("=")
+        try:
+            key = given_key(name, bytes.fromhex(digest))
+        except (ValueError, KeyRefused) as e:
+            self.fail(f"{value!r}: {e}", *context)
+        return GivenKey(key.name, key.digest)
 
 
 _STATE_DIR = click.option(
@@ -128,6 +149,14 @@ def main() -> None:
 @click.option("--generation-timeout", type=click.FloatRange(0.1), default=600, show_default=True)
 @click.option("--body-timeout", type=click.FloatRange(0.1), default=30, show_default=True)
 @click.option("--drain-timeout", type=click.FloatRange(0), default=20, show_default=True)
+@click.option(
+    "--api-key-digest",
+    "api_keys",
+    type=_GivenKey(),
+    multiple=True,
+    metavar="NAME=SHA256",
+    help="Admit the API key with this sha256. For nodes whose state nobody can reach.",
+)
 @click.option("--log-level", type=click.Choice(["INFO", "WARNING", "ERROR"]), default="INFO")
 @_JSON
 def serve(as_json: bool, log_level: str, **options: Any) -> None:
@@ -176,6 +205,7 @@ def _settings(o: dict[str, Any]) -> Settings:
         sim_tee=o["sim_tee"],
         gpu=o["gpu"],
         event_log=not o["no_event_log"],
+        api_keys=o["api_keys"],
         provenance=Provenance(o["source_repo"], o["source_commit"], o["image_digest"]),
         limits=Limits(
             requests_per_minute=o["requests_per_minute"],
@@ -260,6 +290,19 @@ def create(
     else:
         click.echo(key)
         click.echo("Keep it: only its digest is stored.", err=True)
+
+
+@keys.command()
+@_JSON
+def generate(*, as_json: bool) -> None:
+    """Make a key without storing it: for a node started with --api-key-digest."""
+    key = new_key()
+    digest = key_digest(key).hex()
+    if as_json:
+        click.echo(json.dumps({"key": key, "sha256": digest}))
+    else:
+        click.echo(key)
+        click.echo(f"Admit it with: --api-key-digest NAME={digest}", err=True)
 
 
 @keys.command("list")

@@ -33,7 +33,7 @@ from gateway.logs import event, failure
 from gateway.machine import Machine, find_gpus
 from gateway.metrics import Metrics
 from gateway.settings import DATABASE_FILE, Settings
-from gateway.storage import ApiKeyStore, Database, ReceiptStore, StorageError
+from gateway.storage import ApiKeyStore, Database, ReceiptStore, StorageError, given_key
 from gateway.work import Engine
 
 _RETRY_S: Final = 2.0
@@ -63,7 +63,9 @@ class Node:
         self.models: dict[str, pb.ModelInfo] = {m.id: m for m in supervisor.models}
         self.ring = KeyRing(settings, issuer)
         self.receipts = ReceiptStore(database)
-        self.api_keys = ApiKeyStore(database)
+        self.api_keys = ApiKeyStore(
+            database, given=[given_key(k.name, k.digest) for k in settings.api_keys]
+        )
         self.desk = ReceiptDesk(self.receipts, self.metrics)
         self.attester = Attester(
             issuer,

@@ -55,6 +55,14 @@ class ModelChoice:
 
 
 @dataclass(frozen=True, slots=True)
+class GivenKey:
+    """An API key the operator names at start, by its digest (sha256 of the key)."""
+
+    name: str
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """One node. `tee` is always typed by a person; nothing falls back to the simulator.
 
@@ -83,6 +91,7 @@ class Settings:
     sim_tee: str = "tdx"
     gpu: GpuMode = "auto"
     event_log: bool = True
+    api_keys: Sequence[GivenKey] = ()
     provenance: Provenance = field(default_factory=Provenance)
     limits: Limits = field(default_factory=Limits)
 

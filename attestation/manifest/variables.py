@@ -21,6 +21,7 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9 ._:/-]{0,127}")
 _PATH: Final = re.compile(r"/[A-Za-z0-9._/-]{1,255}")
 _ADDRESS: Final = re.compile(r"[0-9a-f.:]{2,45}")
 _ANY_ADDRESS: Final = "0.0.0.0"  # noqa: S104 - who may reach it is the host's affair in any case
+_KEY: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}:[0-9a-f]{64}")
 _SIZE: Final = re.compile(r"[1-9][0-9]{0,4}[MG]")
 
 
@@ -68,6 +69,11 @@ VARIABLES: Final[Mapping[str, Variable]] = MappingProxyType(
         "port": Variable(8443, "port to listen on", limits=(1, 65535)),
         "hostnames": Variable((), "names in the certificate, with commas", pattern=_NAME),
         "subject": Variable("", "name the keyset carries", pattern=_NAME),
+        "api_keys": Variable(
+            (),
+            "API keys to admit, `NAME:SHA256` with commas (`adyton keys generate`)",
+            pattern=_KEY,
+        ),
         "rows": Variable(8, "completions at once", limits=(1, 256)),
         "context": Variable(2048, "tokens per completion", limits=(64, 1 << 20)),
         "threads": Variable(2, "threads of the engine", limits=(1, 256)),

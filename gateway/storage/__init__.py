@@ -5,7 +5,7 @@ Never a prompt, never an answer: receipts carry hashes, keys are kept as digests
 
 from __future__ import annotations
 
-from gateway.storage.api_keys import ApiKey, ApiKeyStore
+from gateway.storage.api_keys import ApiKey, ApiKeyStore, given_key, key_digest, new_key
 from gateway.storage.database import Database
 from gateway.storage.errors import KeyRefused, StorageError
 from gateway.storage.receipts import ReceiptStore, StoredReceipt
@@ -18,4 +18,7 @@ __all__ = [
     "ReceiptStore",
     "StorageError",
     "StoredReceipt",
+    "given_key",
+    "key_digest",
+    "new_key",
 ]

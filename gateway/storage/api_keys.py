@@ -11,7 +11,7 @@ import hmac
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,24 +44,48 @@ class ApiKey:
     max_concurrency: int | None
 
 
+def new_key() -> str:
+    """A key of 256 random bits. Nothing remembers it."""
+    return KEY_PREFIX + secrets.token_urlsafe(32)
+
+
+def given_key(name: str, digest: bytes) -> ApiKey:
+    """The key of this name and digest, which stands in no database. Raises KeyRefused."""
+    _check_name(name)
+    if len(digest) != hashlib.sha256().digest_size:
+        raise KeyRefused("a key's digest is its sha256: 64 hex digits")
+    return ApiKey(digest.hex()[:12], name, digest, 0, None, None, None)
+
+
+def _check_name(name: str) -> None:
+    if not _NAME.fullmatch(name) or _ID.fullmatch(name):
+        raise KeyRefused("a name has 1 to 64 letters, digits and . _ @ -, and is not 12 hex digits")
+
+
 def key_digest(key: str) -> bytes:
     """The sha256 by which a key is known everywhere but with its holder."""
     return hashlib.sha256(key.encode()).digest()
 
 
 class ApiKeyStore:
-    """Every method raises StorageError when the database fails."""
+    """Every method raises StorageError when the database fails.
+
+    `given` are keys that hold as long as this process, whatever the database says: a node
+    whose state nobody can reach from outside is given them at start.
+    """
 
     def __init__(
         self,
         database: Database,
         *,
+        given: Iterable[ApiKey] = (),
         now: Callable[[], int] | None = None,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._database = database
         self._now = now or (lambda: int(time.time()))
         self._monotonic = monotonic
+        self._given = {key.digest: key for key in given}
         self._cache: dict[bytes, tuple[float, ApiKey]] = {}
 
     async def create(
@@ -72,14 +96,11 @@ class ApiKeyStore:
         max_concurrency: int | None = None,
     ) -> str:
         """Make a key and return it, the only time it is seen. Raises KeyRefused."""
-        if not _NAME.fullmatch(name) or _ID.fullmatch(name):
-            raise KeyRefused(
-                "a name has 1 to 64 letters, digits and . _ @ -, and is not 12 hex digits"
-            )
+        _check_name(name)
         for limit in (rate_per_minute, max_concurrency):
             if limit is not None and not 1 <= limit <= _MAX_LIMIT:
                 raise KeyRefused(f"a limit is between 1 and {_MAX_LIMIT}")
-        key = KEY_PREFIX + secrets.token_urlsafe(32)
+        key = new_key()
         digest = key_digest(key)
         values = {
             "key_id": digest.hex()[:12],
@@ -138,6 +159,8 @@ class ApiKeyStore:
         if not _KEY.fullmatch(key):
             return None
         digest = key_digest(key)
+        if digest in self._given:
+            return self._given[digest]
         cached = self._cache.get(digest)
         if cached is not None and self._monotonic() < cached[0]:
             return cached[1]

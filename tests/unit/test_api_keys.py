@@ -11,8 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from gateway.storage import ApiKeyStore, Database, KeyRefused
-from gateway.storage.api_keys import key_digest
+from gateway.storage import ApiKeyStore, Database, KeyRefused, given_key, key_digest, new_key
 
 
 class Clock:
@@ -167,3 +166,22 @@ async def test_the_cache_stays_small(keys: ApiKeyStore, monkeypatch: pytest.Monk
     for i in range(8):
         assert await keys.lookup(await keys.create(f"k{i}")) is not None
         assert len(keys._cache) <= 3
+
+
+async def test_given_keys_open_without_a_database_entry_and_are_never_listed(
+    database: Database,
+) -> None:
+    key = new_key()
+    store = ApiKeyStore(database, given=[given_key("pinned", key_digest(key))])
+    found = await store.lookup(key)
+    assert found is not None and found.name == "pinned" and found.digest == key_digest(key)
+    assert await store.lookup(new_key()) is None
+    assert await store.list() == []
+    with pytest.raises(KeyRefused):
+        await store.revoke("pinned")
+
+
+@pytest.mark.parametrize(("name", "size"), [("bad name", 32), ("ok", 31), ("0123456789ab", 32)])
+def test_given_keys_need_a_name_and_a_whole_digest(name: str, size: int) -> None:
+    with pytest.raises(KeyRefused):
+        given_key(name, bytes(size))

@@ -122,6 +122,15 @@ def test_models_and_names_reach_the_command_line(root: Path) -> None:
     assert "--subject" not in argv
 
 
+def test_api_keys_are_admitted_by_their_digest(root: Path) -> None:
+    made = node(root, f"api_keys=team:{'ab' * 32},me@x:{'cd' * 32}").data.decode()
+    argv = tomllib.loads(made)["loader"]["argv"]
+    given = [b for a, b in pairwise(argv) if a == "--api-key-digest"]
+    assert given == [f"team={'ab' * 32}", f"me@x={'cd' * 32}"]
+    with pytest.raises(VariableError):
+        node(root, "api_keys=team:nothex")
+
+
 def test_the_same_files_give_the_same_bytes_in_another_folder(root: Path, tmp_path: Path) -> None:
     other = tmp_path / "somewhere/else"
     shutil.copytree(root, other)
