@@ -6,13 +6,14 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from running import RunningNode, running
+from running import GIVEN_KEY, RunningNode, running, sha256
 
 
 @pytest.fixture(scope="session")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
     """A simulated node with the default models. Tests leave it as they found it."""
-    with running(tmp_path_factory.mktemp("shared") / "state", "--body-timeout", "2") as node:
+    options = ("--body-timeout", "2", "--api-key-digest", f"given={sha256(GIVEN_KEY.encode())}")
+    with running(tmp_path_factory.mktemp("shared") / "state", *options) as node:
         yield node
 
 

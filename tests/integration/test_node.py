@@ -15,7 +15,16 @@ from typing import Any
 import httpx
 import pytest
 from aci_check import check_hardware, check_receipt, check_report
-from running import CHAT, EMBEDDER, RunningNode, chat, events_of, gateway, receipt_events
+from running import (
+    CHAT,
+    EMBEDDER,
+    GIVEN_KEY,
+    RunningNode,
+    chat,
+    events_of,
+    gateway,
+    receipt_events,
+)
 
 from attestation.roots import INTEL_SGX_ROOT
 
@@ -104,6 +113,17 @@ def test_a_report_without_nonce_is_shared_and_one_with_is_not(client: httpx.Clie
     first, second = secrets.token_hex(32), secrets.token_hex(32)
     data = {report_of(client, n)["attestation"]["report_data"] for n in (first, second, None)}
     assert len(data) == 3
+
+
+def test_a_key_given_by_digest_opens_the_node_and_stands_in_no_list(node: RunningNode) -> None:
+    with node.client(GIVEN_KEY) as client:
+        assert client.get("/v1/models").status_code == 200
+    with node.client("adt-" + "j" * 43) as client:
+        assert client.get("/v1/models").status_code == 401
+    listed = json.loads(
+        gateway("keys", "list", "--state-dir", str(node.state_dir), "--json").stdout
+    )
+    assert "given" not in {key["name"] for key in listed["keys"]}
 
 
 @pytest.mark.parametrize(
