@@ -12,7 +12,8 @@ from running import GIVEN_KEY, RunningNode, running, sha256
 @pytest.fixture(scope="session")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningNode]:
     """A simulated node with the default models. Tests leave it as they found it."""
-    options = ("--body-timeout", "2", "--api-key-digest", f"given={sha256(GIVEN_KEY.encode())}")
+    digest = sha256(GIVEN_KEY.encode()).removeprefix("sha256:")
+    options = ("--body-timeout", "2", "--api-key-digest", f"given={digest}")
     with running(tmp_path_factory.mktemp("shared") / "state", *options) as node:
         yield node
 
