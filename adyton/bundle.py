@@ -143,9 +143,8 @@ def verify_receipt_offline(
     """
     from attestation.errors import VerificationError
     from attestation.receipts import verify_receipt
-    from attestation.report import appraise_report
 
-    node = appraise_report(report, nonce=nonce, roots=trust.roots, policy=trust.policy, now=now)
+    node = trust.appraise(report, nonce=nonce, now=now)
     try:
         checked = verify_receipt(
             receipt, node.keyset, request_body=request_body, response_body=response_body

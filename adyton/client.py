@@ -24,7 +24,7 @@ from adyton.errors import UnsafeUrl
 from adyton.receipts import ReceiptLog, ReceiptMode, VerifiedReceipt
 from adyton.transport import VerifyingTransport
 from adyton.transport_async import AsyncVerifyingTransport
-from adyton.trust import DEFAULT_MAX_AGE_S, Established, RootSource, Trust
+from adyton.trust import DEFAULT_MAX_AGE_S, Established, FileSource, RootSource, Trust
 
 if TYPE_CHECKING:
     from attestation.policy import Policy
@@ -153,6 +153,8 @@ class Client(openai.OpenAI):
     `verify_receipts` "each" (the default) or a callback, every answer to a prompt is
     checked against its signed receipt before its end is handed on; `receipt_dir` keeps
     a bundle of each, prompts and answers included unless `receipt_bodies` is False.
+    `gpu_rims` (reference values) and `gpu_revocation` (OCSP responses, CRLs) are what GPUs
+    are judged by, as bytes or paths.
 
     Raises AttestationError when the node, the channel or a receipt is refused.
     """
@@ -170,13 +172,23 @@ class Client(openai.OpenAI):
         receipt_dir: str | Path | None = None,
         receipt_bodies: bool = True,
         max_age_s: float = DEFAULT_MAX_AGE_S,
+        gpu_rims: Sequence[FileSource] = (),
+        gpu_rim_roots: Sequence[RootSource] | None = None,
+        gpu_revocation: Sequence[FileSource] = (),
         http_client: httpx2.Client | None = None,
         **options: Any,
     ) -> None:
         endpoint = _endpoint(base_url)
         if http_client is None:
             trust = Trust.of(
-                policy=policy, root=root, roots=roots, measurement=measurement, max_age_s=max_age_s
+                policy=policy,
+                root=root,
+                roots=roots,
+                measurement=measurement,
+                max_age_s=max_age_s,
+                gpu_rims=gpu_rims,
+                gpu_rim_roots=gpu_rim_roots,
+                gpu_revocation=gpu_revocation,
             )
             folder = None if receipt_dir is None else Path(receipt_dir)
             log = ReceiptLog(verify_receipts, folder=folder, bodies=receipt_bodies)
@@ -204,13 +216,23 @@ class AsyncClient(openai.AsyncOpenAI):
         receipt_dir: str | Path | None = None,
         receipt_bodies: bool = True,
         max_age_s: float = DEFAULT_MAX_AGE_S,
+        gpu_rims: Sequence[FileSource] = (),
+        gpu_rim_roots: Sequence[RootSource] | None = None,
+        gpu_revocation: Sequence[FileSource] = (),
         http_client: httpx2.AsyncClient | None = None,
         **options: Any,
     ) -> None:
         endpoint = _endpoint(base_url)
         if http_client is None:
             trust = Trust.of(
-                policy=policy, root=root, roots=roots, measurement=measurement, max_age_s=max_age_s
+                policy=policy,
+                root=root,
+                roots=roots,
+                measurement=measurement,
+                max_age_s=max_age_s,
+                gpu_rims=gpu_rims,
+                gpu_rim_roots=gpu_rim_roots,
+                gpu_revocation=gpu_revocation,
             )
             folder = None if receipt_dir is None else Path(receipt_dir)
             log = ReceiptLog(verify_receipts, folder=folder, bodies=receipt_bodies)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
@@ -29,8 +29,10 @@ DEFAULT_MAX_AGE_S: Final = 900.0
 
 MAX_REPORT_BYTES: Final = 4 << 20
 MAX_RECEIPT_BYTES: Final = 1 << 20
+MAX_DOCUMENT_BYTES: Final = 8 << 20
 
 RootSource = bytes | str | Path
+FileSource = bytes | str | Path
 
 
 def fresh_nonce() -> str:
@@ -50,15 +52,37 @@ def read_root(source: RootSource) -> bytes:
         raise CollateralError(f"root {source}: {e.strerror or e}") from None
 
 
+def read_document(source: FileSource) -> bytes:
+    """The bytes themselves, or those of the file at a path. Raises CollateralError."""
+    if isinstance(source, bytes):
+        return source
+    try:
+        with Path(source).open("rb") as f:
+            data = f.read(MAX_DOCUMENT_BYTES + 1)
+    except OSError as e:
+        raise CollateralError(f"{source}: {e.strerror or e}") from None
+    if len(data) > MAX_DOCUMENT_BYTES:
+        raise CollateralError(f"{source}: longer than {MAX_DOCUMENT_BYTES} bytes")
+    return data
+
+
 @dataclass(frozen=True)
 class Trust:
-    """One relying party's standing decision: the roots it believes and the policy it applies."""
+    """One relying party's standing decision: the roots it believes and the policy it applies.
+
+    `gpu_rims` are reference values (NVIDIA's XML), believed under `gpu_rim_roots`;
+    `gpu_revocation` OCSP responses and CRLs (DER). Only nodes that show GPUs are judged by
+    them.
+    """
 
     policy: Policy
     roots: tuple[bytes, ...]
     max_age_s: float = DEFAULT_MAX_AGE_S
     clock: Callable[[], float] = time.time
     monotonic: Callable[[], float] = time.monotonic
+    gpu_rims: tuple[bytes, ...] = field(default=(), repr=False)
+    gpu_rim_roots: tuple[bytes, ...] = field(default=(), repr=False)
+    gpu_revocation: tuple[bytes, ...] = field(default=(), repr=False)
 
     @classmethod
     def of(
@@ -70,25 +94,55 @@ class Trust:
         measurement: str | None = None,
         max_age_s: float = DEFAULT_MAX_AGE_S,
         clock: Callable[[], float] = time.time,
+        gpu_rims: Sequence[FileSource] = (),
+        gpu_rim_roots: Sequence[RootSource] | None = None,
+        gpu_revocation: Sequence[FileSource] = (),
     ) -> Self:
         """Read the parts. Without a root the built-in production roots are believed.
 
         Naming roots replaces the built-in ones: a simulator is believed only where a
         person named its root, and there nothing else is. An empty list believes nobody.
+        Reference values of GPUs are believed under `gpu_rim_roots`; where those are not
+        named, under the named roots, else under NVIDIA's.
         """
         from attestation.policy import Policy as PolicyClass
         from attestation.policy import load_policy
-        from attestation.roots import PRODUCTION_ROOTS
+        from attestation.roots import NVIDIA_RIM_ROOT, PRODUCTION_ROOTS
 
         loaded = policy if isinstance(policy, PolicyClass) else load_policy(policy)
         if measurement is not None:
             loaded = loaded.with_measurement(measurement)
-        if root is None and roots is None:
-            chosen = tuple(PRODUCTION_ROOTS)
-        else:
+        chosen: tuple[bytes, ...] = PRODUCTION_ROOTS
+        rim_roots: tuple[bytes, ...] = (NVIDIA_RIM_ROOT,)
+        if root is not None or roots is not None:
             named = (*(roots or ()), *(() if root is None else (root,)))
-            chosen = tuple(read_root(r) for r in named)
-        return cls(policy=loaded, roots=chosen, max_age_s=max_age_s, clock=clock)
+            chosen = rim_roots = tuple(read_root(r) for r in named)
+        if gpu_rim_roots is not None:
+            rim_roots = tuple(read_root(r) for r in gpu_rim_roots)
+        return cls(
+            policy=loaded,
+            roots=chosen,
+            max_age_s=max_age_s,
+            clock=clock,
+            gpu_rims=tuple(read_document(r) for r in gpu_rims),
+            gpu_rim_roots=rim_roots,
+            gpu_revocation=tuple(read_document(r) for r in gpu_revocation),
+        )
+
+    def appraise(self, report: Mapping[str, Any], *, nonce: str | None, now: int) -> AttestedNode:
+        """The node behind `report` is one we want, at `now`. Raises as `appraise_report`."""
+        from attestation.report import appraise_report
+
+        return appraise_report(
+            report,
+            nonce=nonce,
+            roots=self.roots,
+            policy=self.policy,
+            now=now,
+            gpu_rims=self.gpu_rims,
+            gpu_rim_roots=self.gpu_rim_roots,
+            gpu_revocation=self.gpu_revocation,
+        )
 
 
 @dataclass(frozen=True)
@@ -163,13 +217,11 @@ def judge_report(
     ChannelError when the report verifies but describes a node other than the one at the
     far end of this connection (a relay in the middle can fetch a genuine report).
     """
-    from attestation.report import appraise_report
-
     if status != 200:
         raise NodeRefused("attestation report", status)
     document = parse_object(body, "report")
     now = int(trust.clock())
-    node = appraise_report(document, nonce=nonce, roots=trust.roots, policy=trust.policy, now=now)
+    node = trust.appraise(document, nonce=nonce, now=now)
     established = Established(
         node=node,
         report=document,

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from adyton.endpoint import Endpoint
 from adyton.fetch import afetch_report, fetch_report
-from adyton.trust import Established, RootSource, Trust, fresh_nonce, judge_report
+from adyton.trust import (
+    Established,
+    FileSource,
+    RootSource,
+    Trust,
+    fresh_nonce,
+    judge_report,
+)
 
 if TYPE_CHECKING:
     from attestation.policy import Policy
@@ -50,9 +57,23 @@ def verify_node(
     root: RootSource | None = None,
     roots: Sequence[RootSource] | None = None,
     measurement: str | None = None,
+    gpu_rims: Sequence[FileSource] = (),
+    gpu_rim_roots: Sequence[RootSource] | None = None,
+    gpu_revocation: Sequence[FileSource] = (),
 ) -> Established:
-    """Verify the node at `url` now. Raises AttestationError, its kind saying why it is refused."""
-    trust = Trust.of(policy=policy, root=root, roots=roots, measurement=measurement)
+    """Verify the node at `url` now. Raises AttestationError, its kind saying why it is refused.
+
+    Arguments as for `adyton.Client`.
+    """
+    trust = Trust.of(
+        policy=policy,
+        root=root,
+        roots=roots,
+        measurement=measurement,
+        gpu_rims=gpu_rims,
+        gpu_rim_roots=gpu_rim_roots,
+        gpu_revocation=gpu_revocation,
+    )
     return establish(Endpoint.parse(url), trust)
 
 

@@ -12,6 +12,7 @@ from adyton.cli.failures import NotDone
 from adyton.cli.options import (
     api_key_option,
     build_trust,
+    gpu_options,
     json_option,
     trust_options,
     url_option,
@@ -133,6 +134,7 @@ def _announce(client: Client) -> None:
 @click.argument("prompt", required=False)
 @url_option
 @trust_options
+@gpu_options
 @api_key_option
 @click.option("--model", metavar="ID", help="The model; the node's first chat model by default.")
 @click.option("--system", metavar="TEXT", help="A system message to start with.")
@@ -150,6 +152,8 @@ def chat(
     root: tuple[Path, ...],
     policy: str,
     measurement: str | None,
+    rim: tuple[Path, ...],
+    revocation: tuple[Path, ...],
     api_key: str | None,
     model: str | None,
     system: str | None,
@@ -163,7 +167,7 @@ def chat(
     """
     from adyton.client import Client
 
-    trust = build_trust(root, policy, measurement)
+    trust = build_trust(root, policy, measurement, rim=rim, revocation=revocation)
     interactive = prompt is None and sys.stdin.isatty() and not as_json
     if prompt is None and not interactive:
         prompt = sys.stdin.read(MAX_STDIN_CHARS + 1).strip()
@@ -176,6 +180,9 @@ def chat(
         api_key=api_key,
         policy=trust.policy,
         roots=trust.roots,
+        gpu_rims=trust.gpu_rims,
+        gpu_rim_roots=trust.gpu_rim_roots,
+        gpu_revocation=trust.gpu_revocation,
         receipt_dir=receipt_dir,
     ) as client:
         if not as_json:

@@ -43,6 +43,24 @@ def trust_options(f: F) -> F:
     )(f)
 
 
+def gpu_options(f: F) -> F:
+    """--rim and --revocation, for nodes that show GPUs."""
+    f = click.option(
+        "--revocation",
+        type=READABLE,
+        multiple=True,
+        metavar="FILE",
+        help="OCSP response or CRL (DER) about GPUs and their reference values. May be repeated.",
+    )(f)
+    return click.option(
+        "--rim",
+        type=READABLE,
+        multiple=True,
+        metavar="FILE",
+        help="Signed reference values of a GPU's driver or VBIOS (XML). May be repeated.",
+    )(f)
+
+
 def url_option(f: F) -> F:
     return click.option(
         "--url",
@@ -88,7 +106,24 @@ def read_roots(roots: tuple[Path, ...]) -> tuple[bytes, ...]:
         raise click.UsageError(f"--root: {e}") from None
 
 
-def build_trust(root: tuple[Path, ...], policy: str, measurement: str | None) -> Trust:
-    from adyton.trust import Trust
+def build_trust(
+    root: tuple[Path, ...],
+    policy: str,
+    measurement: str | None,
+    *,
+    rim: tuple[Path, ...] = (),
+    revocation: tuple[Path, ...] = (),
+) -> Trust:
+    """The trust these options add up to. Naming roots replaces the built-in ones, also those
+    of reference values."""
+    from adyton.trust import Trust, read_document
+    from attestation.roots import NVIDIA_RIM_ROOT
 
-    return Trust(policy=read_policy(policy, measurement), roots=read_roots(root))
+    roots = read_roots(root)
+    return Trust(
+        policy=read_policy(policy, measurement),
+        roots=roots,
+        gpu_rims=tuple(read_document(path) for path in rim),
+        gpu_rim_roots=roots if root else (NVIDIA_RIM_ROOT,),
+        gpu_revocation=tuple(read_document(path) for path in revocation),
+    )

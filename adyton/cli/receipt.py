@@ -14,6 +14,7 @@ from adyton.cli.options import (
     READABLE,
     api_key_option,
     build_trust,
+    gpu_options,
     json_option,
     trust_options,
     url_option,
@@ -61,6 +62,7 @@ def receipt_json(checked: Receipt, node: AttestedNode) -> dict[str, Any]:
 @click.argument("receipt_id", metavar="ID")
 @url_option
 @trust_options
+@gpu_options
 @api_key_option
 @click.option(
     "--out",
@@ -75,6 +77,8 @@ def get(
     root: tuple[Path, ...],
     policy: str,
     measurement: str | None,
+    rim: tuple[Path, ...],
+    revocation: tuple[Path, ...],
     api_key: str | None,
     out: Path | None,
     as_json: bool,
@@ -90,7 +94,7 @@ def get(
     from adyton.trust import parse_object
     from attestation.receipts import verify_receipt
 
-    trust = build_trust(root, policy, measurement)
+    trust = build_trust(root, policy, measurement, rim=rim, revocation=revocation)
     log = ReceiptLog("off", folder=None, bodies=False)
     transport = VerifyingTransport(Endpoint.parse(url), trust, log)
     try:
@@ -161,6 +165,7 @@ def _read_bundle(file: Path, report: Path | None, nonce: str | None) -> Bundle:
 @click.option("--request", type=READABLE, help="The exact request body to check.")
 @click.option("--response", type=READABLE, help="The exact response body to check.")
 @trust_options
+@gpu_options
 @click.option(
     "--at", type=click.IntRange(min=0), metavar="UNIX", help="Judge at this time, not now."
 )
@@ -175,6 +180,8 @@ def verify(
     root: tuple[Path, ...],
     policy: str,
     measurement: str | None,
+    rim: tuple[Path, ...],
+    revocation: tuple[Path, ...],
     at: int | None,
     as_json: bool,
 ) -> None:
@@ -185,7 +192,7 @@ def verify(
     """
     from dataclasses import replace
 
-    trust = build_trust(root, policy, measurement)
+    trust = build_trust(root, policy, measurement, rim=rim, revocation=revocation)
     bundle = _read_bundle(file, report, nonce)
     if request is not None:
         bundle = replace(bundle, request_body=request.read_bytes())

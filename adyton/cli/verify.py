@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from adyton.cli.options import build_trust, json_option, trust_options
+from adyton.cli.options import build_trust, gpu_options, json_option, trust_options
 from adyton.cli.output import Steps, print_json, print_simulated, tcb_line
 from attestation.errors import (
     AttestationError,
@@ -20,6 +20,8 @@ from attestation.errors import (
 
 if TYPE_CHECKING:
     from adyton.trust import Established, Trust
+    from attestation.report import AttestedNode
+    from attestation.verify.dstack import DstackFacts
 
 REPORT_FORMAT: Final = "adyton-report/1"
 
@@ -56,8 +58,39 @@ def established_json(established: Established) -> dict[str, Any]:
         "policy": appraisal.policy_name,
         "inspection_only": appraisal.inspection_only,
         "root_sha256": report.root_sha256,
+        "event_registers": {} if node.events is None else dict(node.events.registers),
+        "dstack": None if node.dstack is None else _dstack_json(node.dstack),
+        "gpus": [gpu.facts() for gpu in node.gpus],
         **report.facts(),
     }
+
+
+def _dstack_json(facts: DstackFacts) -> dict[str, Any]:
+    return {
+        "app_id": facts.app_id,
+        "app_id_is_compose_hash": facts.app_id_is_compose_hash,
+        "compose_hash": facts.compose_hash,
+        "instance_id": facts.instance_id,
+        "os_image_hash": facts.os_image_hash,
+    }
+
+
+def _narrate_beside(steps: Steps, node: AttestedNode) -> None:
+    """What stood beside the quote, and held."""
+    if node.events is not None:
+        registers = ", ".join(node.events.registers) or "no register"
+        steps.ok("event log was replayed", f"it explains {registers}")
+    if node.dstack is not None:
+        app, compose = node.dstack.app_id, node.dstack.compose_hash
+        steps.ok("dstack application", f"{app}, compose hash {compose}")
+    for i, gpu in enumerate(node.gpus):
+        firmware = "compared with signed values" if gpu.measured else "not compared"
+        revoked = "checked" if gpu.revocation_checked else "not checked"
+        steps.ok(
+            f"GPU {i} answered for this report",
+            f"{gpu.hwmodel} {gpu.device_id}, driver {gpu.driver_version}\n"
+            f"firmware {firmware}; revocation {revoked}; root sha256 {gpu.root_sha256}",
+        )
 
 
 def narrate(steps: Steps, established: Established) -> None:
@@ -70,6 +103,7 @@ def narrate(steps: Steps, established: Established) -> None:
     )
     steps.ok("platform TCB", tcb_line(report))
     steps.ok("report is fresh", f"our nonce {established.nonce} is in the signed report data")
+    _narrate_beside(steps, node)
     steps.ok("keyset is the attested one", established.keyset_digest)
     steps.ok("keyset is current", f"until {utc(keyset.not_after)}")
     steps.ok(
@@ -121,6 +155,14 @@ def hints_for(error: AttestationError, trust: Trust, body: bytes) -> tuple[str, 
     ):
         hints.append(
             "pin the measurement you expect with --measurement, or look first with --policy genuine"
+        )
+    if isinstance(error, PolicyError) and any(
+        f.field.startswith("gpu[") and f.field.endswith((".rim", ".revocation"))
+        for f in error.findings
+    ):
+        hints.append(
+            "give NVIDIA's signed reference values with --rim and its OCSP responses or CRLs "
+            "with --revocation"
         )
     return tuple(hints)
 
@@ -182,6 +224,7 @@ def run_verification(url: str, trust: Trust, steps: Steps) -> Established:
 @click.command(name="verify")
 @click.argument("url", metavar="URL")
 @trust_options
+@gpu_options
 @click.option(
     "--save-report",
     "report_file",
@@ -201,6 +244,8 @@ def verify(
     root: tuple[Path, ...],
     policy: str,
     measurement: str | None,
+    rim: tuple[Path, ...],
+    revocation: tuple[Path, ...],
     report_file: Path | None,
     cert_file: Path | None,
     as_json: bool,
@@ -212,7 +257,7 @@ def verify(
     import ssl
 
     steps = Steps(quiet=as_json)
-    trust = build_trust(root, policy, measurement)
+    trust = build_trust(root, policy, measurement, rim=rim, revocation=revocation)
     established = run_verification(url, trust, steps)
     if report_file is not None:
         save_report(report_file, established)

@@ -75,7 +75,7 @@ def test_auto_opens_what_is_found_with_the_operators_collateral(
     path = tmp_path / "collateral.json"
     path.write_text(json.dumps(attested.collateral("tdx").to_json()))
     Machine.open(Settings("auto", tmp_path, collateral=path))
-    assert opening == [("tsm", {"collateral": attested.collateral("tdx")})]
+    assert opening == [("tsm", {"collateral": attested.collateral("tdx"), "event_log": True})]
 
 
 def test_auto_finding_nothing_does_not_simulate(
