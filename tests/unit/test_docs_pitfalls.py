@@ -1,4 +1,4 @@
-"""docs/pitfalls.md names all ten pitfalls, and only tests that exist."""
+"""docs/pitfalls.md names all ten pitfalls; it and docs/verifiers.md name tests that exist."""
 
 from __future__ import annotations
 
@@ -12,10 +12,15 @@ import pytest
 
 ROOT: Final = Path(__file__).parents[2]
 TEXT: Final = (ROOT / "docs" / "pitfalls.md").read_text(encoding="utf-8")
+COMPARED: Final = (ROOT / "docs" / "verifiers.md").read_text(encoding="utf-8")
 SECTIONS: Final = re.split(r"^## ", TEXT, flags=re.MULTILINE)[1:]
-NAMED: Final = sorted(
-    set(re.findall(r"`(tests/[^`]*)`", TEXT)) - {"tests/unit/test_docs_pitfalls.py"}
-)
+
+
+def named_in(text: str) -> list[str]:
+    return sorted(set(re.findall(r"`(tests/[^`]*)`", text)))
+
+
+NAMED: Final = named_in(TEXT)
 
 
 @cache
@@ -32,7 +37,7 @@ def functions(path: str) -> frozenset[str]:
     return frozenset(names)
 
 
-@pytest.mark.parametrize("test", [n for n in NAMED if "::" in n])
+@pytest.mark.parametrize("test", [n for n in named_in(TEXT + COMPARED) if "::" in n])
 def test_every_named_test_exists(test: str) -> None:
     path, _, name = test.partition("::")
     assert name.rpartition("::")[2].startswith("test_")
@@ -40,7 +45,7 @@ def test_every_named_test_exists(test: str) -> None:
 
 
 def test_files_and_folders_named_without_a_test_exist() -> None:
-    assert all((ROOT / n).exists() for n in NAMED if "::" not in n)
+    assert all((ROOT / n).exists() for n in named_in(TEXT + COMPARED) if "::" not in n)
 
 
 def test_all_ten_are_there_in_order() -> None:
@@ -61,3 +66,18 @@ def test_every_pitfall_test_is_named() -> None:
     own = functions("tests/unit/test_pitfalls.py")
     named = {n.partition("::")[2] for n in NAMED if n.startswith("tests/unit/test_pitfalls.py::")}
     assert {name for name in own if name.startswith("test_")} == named
+
+
+def test_every_compared_feature_says_where_it_was_read() -> None:
+    rows = re.findall(r"^\| ([A-Z][0-9]+) \|", COMPARED, flags=re.MULTILINE)
+    sources = re.findall(r"^- \*\*([A-Z0-9, ]+)\*\* \S", COMPARED, flags=re.MULTILINE)
+    assert len(rows) == len(set(rows)) >= 80
+    assert [r for group in sources for r in group.split(", ")] == rows
+
+
+def test_every_compared_module_of_ours_exists() -> None:
+    modules = set(re.findall(r"\battestation(?:\.[a-z_]+)+", COMPARED))
+    assert len(modules) >= 15
+    for module in modules:
+        path = ROOT / module.replace(".", "/")
+        assert path.is_dir() or path.with_suffix(".py").is_file(), module

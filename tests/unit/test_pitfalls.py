@@ -87,6 +87,17 @@ def test_pitfall_1_a_revoked_level_ends_nothing_early(kind: str) -> None:
     refused("tcb_info", lambda: verify(kind, of=revoked, endorsements=unsigned))
 
 
+# 2: a status that nobody asked for.
+
+
+@pytest.mark.parametrize("kind", ["tdx-v5-td15", "tdx-v5-td15ex"])
+@pytest.mark.parametrize("svn", [bytes(16), bytes([7, 1]) + bytes(14)], ids=["all", "platform"])
+def test_pitfall_2_the_current_tcb_of_a_td_counts_too(kind: str, svn: bytes) -> None:
+    """The level at the TD's start is fine; that of the module which runs it now is none."""
+    with pytest.raises(VerificationError, match="current TDX TCB"):
+        verify(kind, tee_tcb_svn2=svn)
+
+
 # 5: TDs that may move to another machine, or that another TD may change.
 
 
