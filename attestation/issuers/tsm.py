@@ -223,6 +223,8 @@ def read_ccel(path: Path) -> BootEvidence | None:
         return None
     except MalformedEvidence as e:
         raise IssuerError(f"{path}: no event log: {e}") from e
+    if log.header is None:
+        raise IssuerError(f"{path}: no event log of a TD: it has no header")
     return BootEvidence(ccel=replace(log, padding=b"").write())
 
 

@@ -58,6 +58,9 @@ class Agent(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         for name, payload in (
             ("app-id", bytes.fromhex(APP_ID)),
             ("compose-hash", bytes.fromhex(COMPOSE_HASH)),
+            ("instance-id", b"\x1b" * 20),
+            ("key-provider", b'{"name":"none","id":""}'),
+            ("system-ready", b""),
         ):
             self.events.append((name, payload))
         self._methods: dict[str, Callable[[dict[str, Any]], Any]] = {
