@@ -77,9 +77,10 @@ def _dstack_json(facts: DstackFacts) -> dict[str, Any]:
 
 def _narrate_beside(steps: Steps, node: AttestedNode) -> None:
     """What stood beside the quote, and held."""
-    if node.events is not None:
-        registers = ", ".join(node.events.registers) or "no register"
-        steps.ok("event log was replayed", f"it explains {registers}")
+    if node.events is not None and node.events.registers:
+        steps.ok("event log was replayed", f"it explains {', '.join(node.events.registers)}")
+    elif node.events is not None:
+        steps.note("the event log explains no register of the evidence", warn=True)
     if node.dstack is not None:
         app, compose = node.dstack.app_id, node.dstack.compose_hash
         steps.ok("dstack application", f"{app}, compose hash {compose}")
