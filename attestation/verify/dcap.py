@@ -68,6 +68,10 @@ _STEPS: Final = (
     ("Unrecognized TCB status", "tcb_level"),
     ("Reserved bits in TD attributes", "td_attributes"),
     ("SEPT_VE_DISABLE", "td_attributes"),
+    ("TD migration", "td_attributes"),
+    ("SERVTD_EXT", "td_attributes"),
+    ("TD profiling", "td_attributes"),
+    ("Failed to evaluate the current TDX TCB", "tcb_level"),
 )
 
 

@@ -54,7 +54,9 @@ def _module(name: str) -> Any:
         return import_module(name)
     except ImportError:
         package = {"Crypto.Hash.keccak": "pycryptodome"}.get(name, name)
-        raise CollateralError(f"checking KMS signatures needs {package}: install adyton[dstack]") from None
+        raise CollateralError(
+            f"checking KMS signatures needs {package}: install adyton[dstack]"
+        ) from None
 
 
 def _keccak256(data: bytes) -> bytes:
