@@ -24,6 +24,8 @@ from gateway.sse import dumps
 _CACHE_S: Final = 600.0
 _ISSUING: Final = 2
 """Quotes made at once; a device works on one at a time anyway."""
+_MAX_WAITING: Final = 64
+"""Reports asked for and not made yet. GPUs take their time, and nobody needs an API key to ask."""
 
 
 class Attester:
@@ -47,6 +49,7 @@ class Attester:
         self._threads = ThreadPoolExecutor(_ISSUING, thread_name_prefix="attest")
         self._cached: tuple[str, float, bytes] | None = None
         self._caching = asyncio.Lock()
+        self._waiting = 0
 
     async def report(self, identity: Identity, nonce: str | None) -> bytes:
         """The report's JSON. Raises ApiError 400, 429 or 503."""
@@ -58,7 +61,13 @@ class Attester:
             raise invalid("nonce", f"nonce {e.detail}.") from None
         if wait_s := self._bucket.take():
             raise too_many("The node issues no more reports this minute.", wait_s)
-        return await self._fresh(identity, nonce)
+        if self._waiting >= _MAX_WAITING:
+            raise unavailable("The node has all the reports to make that it can.", "overloaded")
+        self._waiting += 1
+        try:
+            return await self._fresh(identity, nonce)
+        finally:
+            self._waiting -= 1
 
     async def _unchallenged(self, identity: Identity) -> bytes:
         """The nonce-less report, made once and shared: it proves no freshness anyway."""
