@@ -8,7 +8,8 @@ ends with 1. `--keep` adds to the corpus what reached new code, after shrinking 
 from __future__ import annotations
 
 import argparse
-import os
+import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,20 +25,49 @@ from targets import TARGETS  # noqa: E402 - found through the path above
 
 RSS_LIMIT_MB = 2048
 SLOW_INPUT_S = 10
+KEPT_FILES = 24
+KEPT_BYTES = 4096
 
 
-def fuzz(name: str, seconds: int, folder: Path) -> None:
-    """Run one target in this process until time is up. Never returns."""
+def in_process(name: str, script: str, arguments: list[str]) -> None:
+    """Hand one target to libFuzzer with these arguments. Never returns."""
     import atheris
 
     target = TARGETS[name]
     with atheris.instrument_imports(include=["attestation"]):
         # One run imports what the target needs, while imports are instrumented.
         target.run(b"")
-        for seed in target.seeds():
-            target.run(seed)
-            (folder / f"seed-{hash(seed) & 0xFFFFFFFF:08x}").write_bytes(seed)
-    options = [
+    atheris.Setup([script, *arguments], target.run)
+    atheris.Fuzz()
+
+
+def _child(name: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """libFuzzer over one target. It starts itself again to merge, so it gets a script to run."""
+    script = folder.with_suffix(".sh")
+    command = [sys.executable, str(HERE), "--in-process", name, str(script)]
+    script.write_text(f'#!/bin/sh\nexec {shlex.join(command)} -- "$@"\n')
+    script.chmod(0o700)
+    try:
+        return subprocess.run(
+            [*command, "--", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+        )
+    finally:
+        script.unlink()
+
+
+def fuzz(name: str, seconds: int, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Fuzz one target; `folder` then holds what reached new code."""
+    target = TARGETS[name]
+    for i, seed in enumerate(target.seeds()):
+        (folder / f"seed-{i}").write_bytes(seed)
+    return _child(
+        name,
+        folder,
         f"-max_total_time={seconds}",
         f"-max_len={target.max_len}",
         f"-rss_limit_mb={RSS_LIMIT_MB}",
@@ -45,9 +75,9 @@ def fuzz(name: str, seconds: int, folder: Path) -> None:
         f"-artifact_prefix={FINDINGS}/{name}-",
         "-print_final_stats=1",
         "-verbosity=0",
-    ]
-    atheris.Setup([sys.argv[0], *options, str(folder), *_checked_in(name)], target.run)
-    atheris.Fuzz()
+        str(folder),
+        *_checked_in(name),
+    )
 
 
 def _checked_in(name: str) -> list[str]:
@@ -56,30 +86,20 @@ def _checked_in(name: str) -> list[str]:
 
 
 def keep(name: str, folder: Path) -> None:
-    """Shrink what was found to what reaches distinct code, and check that in."""
-    import atheris
-
-    target = TARGETS[name]
-    with atheris.instrument_imports(include=["attestation"]):
-        target.run(b"")
-    into = CORPUS / name
-    into.mkdir(parents=True, exist_ok=True)
-    options = ["-merge=1", f"-max_len={target.max_len}", "-verbosity=0"]
-    atheris.Setup([sys.argv[0], *options, str(into), str(folder)], target.run)
-    atheris.Fuzz()
-
-
-def _child(mode: str, name: str, seconds: int, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(HERE), "--in-process", mode, name, str(seconds), str(folder)]
-    return subprocess.run(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
-        env={**os.environ, "PYTHONHASHSEED": "0"},
-    )
+    """Shrink what was found to what reaches distinct code, and check in the smallest of it."""
+    with tempfile.TemporaryDirectory(prefix="adyton-fuzz-") as temporary:
+        merged = Path(temporary)
+        sources = [str(folder), *_checked_in(name)]
+        done = _child(name, merged, "-merge=1", "-verbosity=0", str(merged), *sources)
+        if done.returncode:
+            print(_without_noise(done.stdout)[-4000:], flush=True)
+            return
+        into = CORPUS / name
+        shutil.rmtree(into, ignore_errors=True)
+        into.mkdir(parents=True)
+        found = sorted(merged.iterdir(), key=lambda f: (f.stat().st_size, f.name))
+        for file in [f for f in found if f.stat().st_size <= KEPT_BYTES][:KEPT_FILES]:
+            shutil.copy(file, into / file.name)
 
 
 def _runs(output: str) -> str:
@@ -98,15 +118,13 @@ def run_target(name: str, seconds: int, *, kept: bool) -> bool:
     """Fuzz one target in a process of its own; True when nothing was found."""
     with tempfile.TemporaryDirectory(prefix="adyton-fuzz-") as temporary:
         folder = Path(temporary)
-        done = _child("fuzz", name, seconds, folder)
+        done = fuzz(name, seconds, folder)
         good = done.returncode == 0
         print(f"{'ok   ' if good else 'FOUND'} {name}: {_runs(done.stdout)} inputs", flush=True)
         if not good:
             print(_without_noise(done.stdout)[-8000:], flush=True)
         if kept:
-            merged = _child("keep", name, 0, folder)
-            if merged.returncode:
-                print(merged.stdout[-4000:], flush=True)
+            keep(name, folder)
         return good
 
 
@@ -116,14 +134,11 @@ def main() -> int:
     parser.add_argument("--seconds", type=int, default=20, help="for each target (default 20)")
     parser.add_argument("--jobs", type=int, default=2, help="targets at once (default 2)")
     parser.add_argument("--keep", action="store_true", help="add what reached new code")
-    parser.add_argument("--in-process", nargs=4, help=argparse.SUPPRESS)
-    chosen = parser.parse_args()
     FINDINGS.mkdir(exist_ok=True)
-    if chosen.in_process:
-        mode, name, seconds, folder = chosen.in_process
-        if mode == "keep":
-            keep(name, Path(folder))
-        fuzz(name, int(seconds), Path(folder))
+    if sys.argv[1:2] == ["--in-process"]:
+        name, script, _, *arguments = sys.argv[2:]
+        in_process(name, script, arguments)
+    chosen = parser.parse_args()
     unknown = set(chosen.targets) - set(TARGETS)
     if unknown:
         parser.error(f"no such target: {', '.join(sorted(unknown))}")

@@ -131,9 +131,25 @@ def certificate_evidence() -> list[bytes]:
     return [evidence_for(spki_of(ec_key(1)))]
 
 
+def certificate_endorsements() -> list[bytes]:
+    import attested
+
+    from attestation.ratls.endorsements import write_endorsements
+
+    return [write_endorsements(attested.collateral("tdx"))]
+
+
+def introductions() -> list[bytes]:
+    import attested
+    from ratls_peers import der_of, issued
+
+    from attestation.ratls.introduction import Introduction
+
+    return [Introduction(der_of(issued()), attested.collateral("tdx")).write()]
+
+
 def sigstructs() -> list[bytes]:
     import manifests
-
     from attestation.manifest.measure import measure, parse_manifest
     from attestation.manifest.sigstruct import parse_date, sign_sigstruct, unsigned_sigstruct
 

@@ -159,6 +159,24 @@ def _ratls_evidence(data: bytes) -> Any:
     return TaggedEvidence.read(data)
 
 
+def _ratls_endorsements(data: bytes) -> Any:
+    from attestation.ratls.endorsements import read_endorsements
+
+    return read_endorsements(data)
+
+
+def _introduction(data: bytes) -> Any:
+    from attestation.ratls.introduction import Introduction
+
+    return Introduction.read(data)
+
+
+def _described(data: bytes) -> Any:
+    from attestation.collateral.describe import describe
+
+    return describe(data, (), 1_780_000_000)
+
+
 def _sigstruct(data: bytes) -> Any:
     from attestation.manifest.sigstruct import Sigstruct
 
@@ -256,6 +274,11 @@ TARGETS: dict[str, Target] = {
     "dstack_documents": Target(_dstack_documents, seeds.dstack_documents),
     "ratls": Target(_ratls, seeds.certificates, (*ENDORSEMENTS, VerificationError)),
     "ratls_evidence": Target(_ratls_evidence, seeds.certificate_evidence),
+    "ratls_endorsements": Target(
+        _ratls_endorsements, seeds.certificate_endorsements, ENDORSEMENTS, DOCUMENT
+    ),
+    "introduction": Target(_introduction, seeds.introductions, ENDORSEMENTS, DOCUMENT),
+    "described": Target(_described, seeds.collaterals, ENDORSEMENTS, DOCUMENT),
     "sigstruct": Target(_mirrored(_sigstruct), seeds.sigstructs, max_len=4096),
     "elf": Target(_elf, seeds.programs),
     "collateral": Target(_collateral, seeds.collaterals, ENDORSEMENTS, DOCUMENT),
