@@ -3,7 +3,9 @@
 One set of rules serves the device chains, the signers of reference values and, with RSA
 authorities allowed, the keys of the attestation service: every certificate is signed by the
 next, everything above the leaf is a CA that may sign certificates within its path length,
-and the end is a trusted root. Spec: RFC 5280 section 6.1, without names of hosts and without
+and the end is a trusted root. The signers of reference values have dates before 2050 as
+GeneralizedTime, which `verify.path`, standing on cryptography's validator, rightly refuses;
+so the rules are applied here one by one. Spec: RFC 5280 section 6.1, without names of hosts and without
 policies.
 """
 
