@@ -5,8 +5,8 @@ authorities allowed, the keys of the attestation service: every certificate is s
 next, everything above the leaf is a CA that may sign certificates within its path length,
 and the end is a trusted root. The signers of reference values have dates before 2050 as
 GeneralizedTime, which `verify.path`, standing on cryptography's validator, rightly refuses;
-so the rules are applied here one by one. Spec: RFC 5280 section 6.1, without names of hosts and without
-policies.
+so the rules are applied here one by one. Spec: RFC 5280 section 6.1, without names of hosts
+and without policies.
 """
 
 from __future__ import annotations
