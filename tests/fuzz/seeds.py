@@ -149,20 +149,20 @@ def introductions() -> list[bytes]:
 
 
 def sigstructs() -> list[bytes]:
-    import manifests
+    import manifest_inputs
     from attestation.manifest.measure import measure, parse_manifest
     from attestation.manifest.sigstruct import parse_date, sign_sigstruct, unsigned_sigstruct
 
-    measured = measure(manifests.TINY_MANIFEST, manifests.libpal())
-    document = parse_manifest(manifests.TINY_MANIFEST)
+    measured = measure(manifest_inputs.TINY_MANIFEST, manifest_inputs.libpal())
+    document = parse_manifest(manifest_inputs.TINY_MANIFEST)
     unsigned = unsigned_sigstruct(document, measured.mr_enclave, parse_date("2026-01-02"))
-    return [sign_sigstruct(unsigned, manifests.signing_key()).write()]
+    return [sign_sigstruct(unsigned, manifest_inputs.signing_key()).write()]
 
 
 def programs() -> list[bytes]:
-    import manifests
+    import manifest_inputs
 
-    return [manifests.libpal()]
+    return [manifest_inputs.libpal()]
 
 
 def collaterals() -> list[bytes]:
