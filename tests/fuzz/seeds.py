@@ -150,6 +150,7 @@ def introductions() -> list[bytes]:
 
 def sigstructs() -> list[bytes]:
     import manifest_inputs
+
     from attestation.manifest.measure import measure, parse_manifest
     from attestation.manifest.sigstruct import parse_date, sign_sigstruct, unsigned_sigstruct
 
