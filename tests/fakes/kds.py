@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from urllib.parse import parse_qs
 
+import snp_pki as amd
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import load_der_x509_certificate
 
 from attestation.issuers.simulator.pccs import Answer
-from tests import snp_pki as amd
 
 
 def pem(*ders: bytes) -> str:

@@ -13,12 +13,15 @@ from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
+import attested
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+from fakes import collateral_server as fake
+from fakes.collateral_server import CollateralServer
 
 from attestation.collateral.cache import Cache
 from attestation.collateral.errors import CollateralRolledBack, CollateralUnavailable
@@ -31,9 +34,6 @@ from attestation.errors import CollateralError
 from attestation.issuers.simulator.pccs import Answer, SimulatedPccs
 from attestation.issuers.simulator.platform import DAY_S, SimulatedPlatform, Window
 from attestation.verify import verify_quote
-from tests import attested
-from tests.fakes import collateral_server as fake
-from tests.fakes.collateral_server import CollateralServer
 
 NOW = attested.NOW
 ROOTS = [attested.platform().root_der]

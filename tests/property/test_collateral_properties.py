@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import attested
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -16,7 +17,6 @@ from attestation.collateral.item import Item, Key, Kind, Platform, split_collate
 from attestation.collateral.pcs import _signed_text, pem_chain
 from attestation.collateral.seen import Seen
 from attestation.errors import CollateralError
-from tests import attested
 
 NOW = attested.NOW
 ROOTS = [attested.platform().root_der]

@@ -6,7 +6,10 @@ import json
 from dataclasses import replace
 from typing import Any
 
+import attested
 import pytest
+import snp_pki as amd
+from fakes.kds import pem
 
 from attestation.collateral import bundle as module
 from attestation.collateral.bundle import Bundle, collateral_for, read_collateral_file
@@ -21,9 +24,6 @@ from attestation.roots import PRODUCTION_ROOTS
 from attestation.verify import verify_quote
 from attestation.verify.snp import verify_snp
 from attestation.x509 import read_chain
-from tests import attested
-from tests import snp_pki as amd
-from tests.fakes.kds import pem
 
 NOW = attested.NOW
 ROOTS = [attested.platform().root_der]

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import attested
 import pytest
 
 from attestation.collateral import cache as module
@@ -21,7 +22,6 @@ from attestation.collateral.seen import FORMAT, Seen
 from attestation.collateral.source import DAY_S, CollateralSource
 from attestation.errors import CollateralError
 from attestation.issuers.simulator.platform import Window
-from tests import attested
 
 NOW = attested.NOW
 ROOTS = [attested.platform().root_der]

@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+import attested
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
@@ -19,7 +20,6 @@ from attestation.errors import CollateralError
 from attestation.issuers.simulator import pki
 from attestation.issuers.simulator.platform import DAY_S, SimulatedPlatform, Window
 from attestation.roots import PRODUCTION_ROOTS
-from tests import attested
 
 NOW = attested.NOW
 ROOTS = [attested.platform().root_der]

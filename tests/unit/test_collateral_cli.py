@@ -10,7 +10,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import attested
 import pytest
+import snp_pki as amd
+from fakes import collateral_server as fake
+from fakes.collateral_server import CollateralServer
+from fakes.kds import Kds
 
 from adyton.cli import main
 from attestation.collateral import fetch_snp
@@ -20,11 +25,6 @@ from attestation.collateral.snp import SnpEndorsements
 from attestation.issuers.simulator.pccs import Answer, SimulatedPccs
 from attestation.issuers.simulator.platform import SimulatedPlatform
 from attestation.verify.snp import verify_snp
-from tests import attested
-from tests import snp_pki as amd
-from tests.fakes import collateral_server as fake
-from tests.fakes.collateral_server import CollateralServer
-from tests.fakes.kds import Kds
 
 PLATFORM = SimulatedPlatform(seed=attested.SEED, now=int(time.time()))
 FMSPC = PLATFORM.fmspc.hex()

@@ -9,7 +9,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import attested
 import pytest
+import snp_pki as amd
+from fakes import collateral_server as fake
+from fakes.collateral_server import CollateralServer
+from fakes.kds import Kds
 from gateway_fakes import fake_node
 
 from attestation.collateral.http import Patience
@@ -22,11 +27,6 @@ from gateway.collateral import CollateralKeeper
 from gateway.errors import StartError
 from gateway.metrics import Metrics
 from gateway.settings import Settings
-from tests import attested
-from tests import snp_pki as amd
-from tests.fakes import collateral_server as fake
-from tests.fakes.collateral_server import CollateralServer
-from tests.fakes.kds import Kds
 
 ROOT = SimulatedPlatform(seed=attested.SEED, now=0).root_der
 

@@ -7,7 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import snp_pki as amd
 from cryptography.x509 import CRLNumber
+from fakes import collateral_server as fake
+from fakes.collateral_server import CollateralServer
+from fakes.kds import Kds, pem
 
 from attestation.collateral.check import check_item
 from attestation.collateral.errors import CollateralMissing, CollateralRolledBack
@@ -19,10 +23,6 @@ from attestation.collateral.snp import SnpEndorsements
 from attestation.errors import CollateralError, MalformedEvidence
 from attestation.roots import AMD_ARKS
 from attestation.verify.snp import verify_snp
-from tests import snp_pki as amd
-from tests.fakes import collateral_server as fake
-from tests.fakes.collateral_server import CollateralServer
-from tests.fakes.kds import Kds, pem
 
 NOW = amd.NOW
 QUICK = Patience(attempts=2, backoff_s=0.01, total_s=5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+import attested
 import pytest
 
 from attestation.collateral.http import Reply, base_url, check_url
@@ -15,7 +16,6 @@ from attestation.errors import CollateralError, MalformedEvidence
 from attestation.evidence import parse_quote
 from attestation.evidence.signature import CertificationData
 from attestation.issuers.simulator.pccs import Answer, SimulatedPccs
-from tests import attested
 
 APP = SimulatedPccs(attested.SEED, lambda: attested.NOW)
 FMSPC = attested.platform().fmspc.hex()
