@@ -49,7 +49,7 @@ dev: $(VENV)/.dev $(VENV)/.models  ## The same, with development tools
 demo: venv  ## Start a simulated node, verify it, chat, check the receipt
 	@$(BIN)/adyton demo
 
-test: dev check integration  ## Everything that CI runs
+test: dev check integration  ## Check and test everything
 
 check: dev lint types proto-check coverage  ## Lint, types, unit and property tests with coverage
 
