@@ -5,8 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
-import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
@@ -26,7 +26,6 @@ Array = NDArray[Any]
 _FENV_BYTES: Final = 32
 _MXCSR: Final = 28
 _FLUSH: Final = 1 << 15 | 1 << 6
-_thread = threading.local()
 
 
 def _libm() -> Any:
@@ -54,13 +53,13 @@ class Session:
         return self._raw.io_binding()
 
     def run(self, binding: Any) -> None:
-        flush_denormals()
-        self._raw.run_with_iobinding(binding)
+        with floating_point(flush=True):
+            self._raw.run_with_iobinding(binding)
 
     def call(self, output: str, inputs: Mapping[str, Array]) -> Array:
         """The value of `output` for these inputs."""
-        flush_denormals()
-        found: Array = self._raw.run([output], dict(inputs))[0]
+        with floating_point(flush=True):
+            found: Array = self._raw.run([output], dict(inputs))[0]
         return found
 
     def end_profiling(self) -> str:
@@ -68,20 +67,28 @@ class Session:
         return str(self._raw.end_profiling())
 
 
-def flush_denormals() -> None:
-    """From now on this thread takes numbers below 1e-38 for zero.
+@contextmanager
+def floating_point(*, flush: bool) -> Iterator[None]:
+    """This thread's floating-point state is afterwards what it was before.
 
-    Attention leaves many of them where a token hardly looks, and each costs as much as a
-    hundred others. onnxruntime's own threads do the same by a session option; the thread
-    that runs a step has to be told, or results would depend on which of them computes what.
+    With `flush`, numbers below 1e-38 are zero within. Attention leaves many of them where a
+    token hardly looks, and each costs as much as a hundred others. onnxruntime's own threads
+    do so by a session option; the thread that runs a step has to be told, or results would
+    depend on which of them computes what. Nothing outside a step may notice.
     """
-    if _CAN_FLUSH and not getattr(_thread, "flushes", False):
-        environment = ctypes.create_string_buffer(_FENV_BYTES)
-        _LIBM.fegetenv(environment)
-        state = int.from_bytes(environment.raw[_MXCSR:_FENV_BYTES], "little") | _FLUSH
-        ctypes.memmove(ctypes.byref(environment, _MXCSR), state.to_bytes(4, "little"), 4)
-        _LIBM.fesetenv(environment)
-        _thread.flushes = True
+    if not _CAN_FLUSH:
+        yield
+        return
+    before = ctypes.create_string_buffer(_FENV_BYTES)
+    _LIBM.fegetenv(before)
+    try:
+        if flush:
+            state = int.from_bytes(before.raw[_MXCSR:], "little") | _FLUSH
+            within = before.raw[:_MXCSR] + state.to_bytes(4, "little")
+            _LIBM.fesetenv(ctypes.create_string_buffer(within, _FENV_BYTES))
+        yield
+    finally:
+        _LIBM.fesetenv(before)
 
 
 def open_session(
@@ -113,7 +120,9 @@ def open_session(
     values = [OrtValue.ortvalue_from_numpy(weights[name]) for name in names]
     so.add_external_initializers(names, values)
     try:
-        raw = onnxruntime.InferenceSession(model, so, providers=["CPUExecutionProvider"])
+        # Making the process's first session also sets the option on the calling thread.
+        with floating_point(flush=False):
+            raw = onnxruntime.InferenceSession(model, so, providers=["CPUExecutionProvider"])
     except Exception as e:  # onnxruntime has no common root for its errors
         raise ModelError(f"onnxruntime refuses the model: {str(e)[:400]}") from None
     return Session(raw, values)
