@@ -13,14 +13,11 @@ library P256 {
     address internal constant PRECOMPILE = address(0x100);
 
     /// @notice True only when `verifier` answered exactly the word 1.
-    function verify(
-        address verifier,
-        bytes32 hash,
-        uint256 r,
-        uint256 s,
-        uint256 x,
-        uint256 y
-    ) internal view returns (bool ok) {
+    function verify(address verifier, bytes32 hash, uint256 r, uint256 s, uint256 x, uint256 y)
+        internal
+        view
+        returns (bool ok)
+    {
         assembly ("memory-safe") {
             let p := mload(0x40)
             mstore(p, hash)
