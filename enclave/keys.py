@@ -3,6 +3,9 @@
 Two kinds of custody. `generated`: the keys live in memory and die with the process,
 because the platform gives no sealing key. `sealed`: they are kept in `keys.age`, which only
 this measurement on this platform can open, and survive a restart.
+
+Each key has one role: Ed25519 signs receipts, secp256k1 the same receipts as contracts read
+them, and P-256 is TLS's.
 """
 
 from __future__ import annotations
@@ -29,6 +32,8 @@ from attestation.canonical import jcs, loads_strict
 from attestation.errors import MalformedEvidence
 from attestation.issuers.base import Issuer
 from attestation.keyset import ED25519, KeyEntry, Keyset, TlsKey
+from attestation.onchain.errors import NotProvable
+from attestation.onchain.receipt import EvmReceipt, address_of, key_entry, sign
 from attestation.receipts import sign_receipt
 from enclave import tls
 from enclave.errors import EnclaveError, SealingError
@@ -36,6 +41,7 @@ from enclave.ratls import issue_certificate
 from enclave.sealing import Sealer, read_sealed, sync_directory, write_durably
 
 RECEIPT_KEY_ID: Final = "receipt-1"
+EVM_KEY_ID: Final = "evm-1"
 KEYS_FILE: Final = "keys.age"
 KEYSETS_DIRECTORY: Final = "keysets"
 _PURPOSE: Final = "adyton.node-keys.v1"
@@ -62,6 +68,7 @@ class NodeKeys:
     certificate: x509.Certificate
     warnings: tuple[str, ...]
     _receipt_key: Ed25519PrivateKey
+    _evm_key: bytes
     _tls_key: ec.EllipticCurvePrivateKey
 
     def __repr__(self) -> str:
@@ -80,6 +87,15 @@ class NodeKeys:
     def sign_receipt(self, payload: Mapping[str, Any]) -> dict[str, Any]:
         """`payload` as a signed receipt of this keyset."""
         return sign_receipt(payload, RECEIPT_KEY_ID, self._receipt_key)
+
+    @property
+    def evm_address(self) -> str:
+        """0x and 40 lowercase hex: whose signature a contract finds under EVM receipts."""
+        return address_of(self._evm_key)
+
+    def sign_evm(self, receipt: EvmReceipt) -> bytes:
+        """r || s || v, 65 bytes, low-s, the same whenever it is made (RFC 6979)."""
+        return sign(receipt, self._evm_key)
 
     @property
     def tls_identity(self) -> tls.TlsIdentity:
@@ -130,10 +146,11 @@ def generate(
     if lifetime_s < _MIN_LIFETIME_S:
         raise EnclaveError(f"a keyset lives at least {_MIN_LIFETIME_S} s, not {lifetime_s}")
     receipt_key = Ed25519PrivateKey.generate()
+    evm_key = _secret_scalar()
     tls_key = ec.generate_private_key(ec.SECP256R1())
     not_after = now + lifetime_s
     return NodeKeys(
-        keyset=_keyset(receipt_key, tls_key, subject, not_after),
+        keyset=_keyset(receipt_key, evm_key, tls_key, subject, not_after),
         custody=custody,
         generation=generation,
         not_before=now,
@@ -143,12 +160,20 @@ def generate(
         ),
         warnings=(),
         _receipt_key=receipt_key,
+        _evm_key=evm_key,
         _tls_key=tls_key,
     )
 
 
+def _secret_scalar() -> bytes:
+    """A new secp256k1 private key, 32 bytes big endian."""
+    numbers = ec.generate_private_key(ec.SECP256K1()).private_numbers()
+    return numbers.private_value.to_bytes(32, "big")
+
+
 def _keyset(
     receipt_key: Ed25519PrivateKey,
+    evm_key: bytes,
     tls_key: ec.EllipticCurvePrivateKey,
     subject: str | None,
     not_after: int,
@@ -157,7 +182,10 @@ def _keyset(
     return Keyset.build(
         subject=subject,
         not_after=not_after,
-        receipt_signing_keys=(KeyEntry(RECEIPT_KEY_ID, ED25519, public.hex()),),
+        receipt_signing_keys=(
+            KeyEntry(RECEIPT_KEY_ID, ED25519, public.hex()),
+            key_entry(address_of(evm_key), EVM_KEY_ID),
+        ),
         tls_public_keys=(TlsKey(tls.spki_sha256(tls_key)),),
     )
 
@@ -177,12 +205,13 @@ def load_or_create(
 
     They still serve while more than a fifth of their lifetime is left, and no more than
     `lifetime_s`, for the same names and subject; `renew` replaces them all the same. A
-    sealed file that cannot be opened is moved aside, never overwritten, and the result's
-    `warnings` say so: an upgrade (another measurement) and tampering look the same from
-    here. `attest` puts fresh evidence into the certificate, also of keys that are kept: new
-    keys are stored only once there is some. Every keyset document stays in
-    `keysets/<digest>.json`, so that old receipts can be checked. Raises EnclaveError
-    (SealingError where the directory fails us) and IssuerError.
+    sealed file that cannot be opened or read, one that lacks a key this version needs
+    included, is moved aside, never overwritten, and the result's `warnings` say so: an
+    upgrade (another measurement) and tampering look the same from here. `attest` puts fresh
+    evidence into the certificate, also of keys that are kept: new keys are stored only once
+    there is some. Every keyset document stays in `keysets/<digest>.json`, so that old
+    receipts can be checked. Raises EnclaveError (SealingError where the directory fails us)
+    and IssuerError.
     """
     names = tls.subject_names(hostnames)
     sealing_key = issuer.sealing_key()
@@ -263,6 +292,7 @@ def _dump(keys: NodeKeys) -> bytes:
     return jcs(
         {
             "certificate": keys.certificate.public_bytes(Encoding.DER).hex(),
+            "evm_key": keys._evm_key.hex(),
             "generation": keys.generation,
             "keyset": keys.keyset.document,
             "names": list(keys.names),
@@ -278,11 +308,13 @@ def _load(data: bytes) -> NodeKeys:
     try:
         document = loads_strict(data, "sealed keys")
         receipt_key = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(document["receipt_key"]))
+        evm_key = bytes.fromhex(document["evm_key"])
         tls_key = load_der_private_key(bytes.fromhex(document["tls_key"]), None)
         if not isinstance(tls_key, ec.EllipticCurvePrivateKey):
             raise SealingError("sealed keys: the TLS key is of another kind")
         keyset = Keyset.from_json(document["keyset"])
-        if keyset.digest != _keyset(receipt_key, tls_key, keyset.subject, keyset.not_after).digest:
+        listed = _keyset(receipt_key, evm_key, tls_key, keyset.subject, keyset.not_after)
+        if keyset.digest != listed.digest:
             raise SealingError("sealed keys: the keyset lists other keys")
         return NodeKeys(
             keyset=keyset,
@@ -293,7 +325,8 @@ def _load(data: bytes) -> NodeKeys:
             certificate=x509.load_der_x509_certificate(bytes.fromhex(document["certificate"])),
             warnings=(),
             _receipt_key=receipt_key,
+            _evm_key=evm_key,
             _tls_key=tls_key,
         )
-    except (MalformedEvidence, KeyError, TypeError, ValueError) as e:
+    except (MalformedEvidence, NotProvable, KeyError, TypeError, ValueError) as e:
         raise SealingError("sealed keys: written by a version this one cannot read") from e

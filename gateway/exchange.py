@@ -26,10 +26,11 @@ from attestation.receipts import (
 )
 from gateway.cut import Reason
 from gateway.errors import StorageUnavailable
+from gateway.evm import evm_sign
 from gateway.identity import Identity
 from gateway.logs import failure
 from gateway.metrics import Metrics
-from gateway.storage import ReceiptStore, StorageError
+from gateway.storage import Binding, EvmSign, ReceiptStore, StorageError
 
 _DEFERRED: Final = 4096
 METHOD: Final = "POST"
@@ -45,6 +46,7 @@ class Facts:
     request_sha256: str
     keyset_digest: str
     owner: bytes
+    binding: Binding | None
     chat_id: str | None = None
     model: str | None = None
 
@@ -61,8 +63,16 @@ class Facts:
         }
 
 
-def sign(facts: Facts, identity: Identity, events: list[dict[str, str]]) -> dict[str, Any]:
-    """The signed document for this exchange under this identity's key."""
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """A signed receipt, and what signs its form for contracts."""
+
+    document: dict[str, Any]
+    evm_sign: EvmSign
+
+
+def sign(facts: Facts, identity: Identity, events: list[dict[str, str]]) -> Signed:
+    """The signed document for this exchange under this identity's keys."""
     payload = receipt_payload(
         receipt_id=facts.receipt_id,
         chat_id=facts.chat_id,
@@ -73,7 +83,8 @@ def sign(facts: Facts, identity: Identity, events: list[dict[str, str]]) -> dict
         served_at=facts.served_at,
         events=events,
     )
-    return identity.keys.sign_receipt(payload)
+    document = identity.keys.sign_receipt(payload)
+    return Signed(document, evm_sign(identity.keys, document, facts.binding))
 
 
 class ReceiptDesk:
@@ -82,39 +93,49 @@ class ReceiptDesk:
     def __init__(self, store: ReceiptStore, metrics: Metrics) -> None:
         self._store = store
         self._metrics = metrics
-        self._deferred: deque[tuple[Facts, dict[str, Any], bool]] = deque(maxlen=_DEFERRED)
+        self._deferred: deque[tuple[Facts, Signed, bool]] = deque(maxlen=_DEFERRED)
 
     async def open(self, facts: Facts) -> None:
         """Make the pending row durable. Raises StorageUnavailable."""
         draft = {"model": facts.model}
         try:
-            await self._store.open_receipt(facts.receipt_id, **facts.row(), draft=draft)
+            await self._store.open_receipt(
+                facts.receipt_id, **facts.row(), draft=draft, binding=facts.binding
+            )
         except StorageError as e:
             failure("receipt_not_opened", e, reason=e.reason)
             raise StorageUnavailable(e.reason) from None
 
-    async def close(self, facts: Facts, document: dict[str, Any], *, opened: bool) -> None:
+    async def close(self, facts: Facts, signed: Signed, *, opened: bool) -> None:
         """Make the signed receipt durable. Raises StorageUnavailable."""
         try:
             if opened:
-                await self._store.finish(facts.receipt_id, facts.chat_id, document)
+                await self._store.finish(
+                    facts.receipt_id, facts.chat_id, signed.document, evm_sign=signed.evm_sign
+                )
             else:
-                await self._store.record(facts.receipt_id, **facts.row(), document=document)
+                await self._store.record(
+                    facts.receipt_id,
+                    **facts.row(),
+                    document=signed.document,
+                    binding=facts.binding,
+                    evm_sign=signed.evm_sign,
+                )
         except StorageError as e:
             failure("receipt_not_stored", e, reason=e.reason)
             raise StorageUnavailable(e.reason) from None
-        self._metrics.receipts.labels(outcome(document)).inc()
+        self._metrics.receipts.labels(outcome(signed.document)).inc()
 
-    def defer(self, facts: Facts, document: dict[str, Any], *, opened: bool) -> None:
+    def defer(self, facts: Facts, signed: Signed, *, opened: bool) -> None:
         """Keep the receipt in memory for `retry`."""
-        self._deferred.append((facts, document, opened))
+        self._deferred.append((facts, signed, opened))
 
     async def retry(self) -> None:
         """Store what could not be stored before, until that fails again."""
         while self._deferred:
-            facts, document, opened = self._deferred[0]
+            facts, signed, opened = self._deferred[0]
             try:
-                await self.close(facts, document, opened=opened)
+                await self.close(facts, signed, opened=opened)
             except StorageUnavailable as e:
                 if str(e) != "refused":
                     return  # and try again later; what the database refuses, it always will
@@ -137,6 +158,7 @@ class ReceiptDesk:
                     request_sha256=row.request_hash.removeprefix("sha256:"),
                     keyset_digest=row.keyset_digest,
                     owner=row.owner or b"",
+                    binding=row.binding,
                     chat_id=row.chat_id,
                     model=row.draft.get("model"),
                 )
@@ -161,7 +183,14 @@ class Exchange:
     """From a request's exact bytes to its signed receipt, under the keys it began with."""
 
     def __init__(
-        self, desk: ReceiptDesk, identity: Identity, *, endpoint: str, owner: bytes, body: bytes
+        self,
+        desk: ReceiptDesk,
+        identity: Identity,
+        *,
+        endpoint: str,
+        owner: bytes,
+        body: bytes,
+        binding: Binding,
     ) -> None:
         self._desk = desk
         self._identity = identity
@@ -172,6 +201,7 @@ class Exchange:
             request_sha256=sha256_hex(body),
             keyset_digest=identity.digest,
             owner=owner,
+            binding=binding,
         )
         self._returned = hashlib.sha256()
         self._forwarded_to: str | None = None
@@ -207,16 +237,16 @@ class Exchange:
         """The receipt is durable, counting `final` as returned. Raises StorageUnavailable."""
         if self._opening is not None:
             await self._opening
-        document = self._document(final, reason)
-        await self._desk.close(self._facts, document, opened=self._opening is not None)
+        signed = self._signed(final, reason)
+        await self._desk.close(self._facts, signed, opened=self._opening is not None)
 
     def defer(self, final: bytes, reason: Reason) -> None:
         """Store what really happened once storage works again."""
         opening = self._opening
         opened = opening is not None and opening.done() and opening.exception() is None
-        self._desk.defer(self._facts, self._document(final, reason), opened=opened)
+        self._desk.defer(self._facts, self._signed(final, reason), opened=opened)
 
-    def _document(self, final: bytes, reason: Reason | None) -> dict[str, Any]:
+    def _signed(self, final: bytes, reason: Reason | None) -> Signed:
         returned = self._returned.copy()
         returned.update(final)
         events = [request_received(self._facts.request_sha256)]

@@ -33,7 +33,7 @@ from gateway.logs import event, failure
 from gateway.machine import Machine, find_gpus
 from gateway.metrics import Metrics
 from gateway.settings import DATABASE_FILE, Settings
-from gateway.storage import ApiKeyStore, Database, ReceiptStore, StorageError, given_key
+from gateway.storage import ApiKeyStore, Binding, Database, ReceiptStore, StorageError, given_key
 from gateway.work import Engine
 
 _RETRY_S: Final = 2.0
@@ -124,8 +124,22 @@ class Node:
     def generation_timeout_s(self) -> float:
         return self.settings.limits.generation_timeout_s
 
-    def begin(self, context: RequestContext, endpoint: str, owner: bytes, body: bytes) -> Exchange:
-        return Exchange(self.desk, context.identity, endpoint=endpoint, owner=owner, body=body)
+    def begin(
+        self,
+        context: RequestContext,
+        endpoint: str,
+        owner: bytes,
+        body: bytes,
+        binding: Binding,
+    ) -> Exchange:
+        return Exchange(
+            self.desk,
+            context.identity,
+            endpoint=endpoint,
+            owner=owner,
+            body=body,
+            binding=binding,
+        )
 
     def served(self, model: str, kind: pb.ModelKind) -> str:
         """The digest of a model of this kind, if it can run now.

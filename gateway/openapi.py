@@ -12,6 +12,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
+from gateway.evm import CONTEXT_HEADER, SALT_HEADER
 from gateway.requests import ChatRequest, CompletionRequest, EmbeddingRequest
 
 Schema = dict[str, Any]
@@ -52,6 +53,10 @@ def _array(items: Schema) -> Schema:
 
 def _ref(name: str) -> Schema:
     return {"$ref": f"#/components/schemas/{name}"}
+
+
+def _evm_hex(size: int) -> Schema:
+    return {"type": "string", "pattern": f"^0x[0-9a-f]{{{size * 2}}}$"}
 
 
 ERROR: Final = _object(
@@ -109,6 +114,31 @@ RECEIPT: Final = _object(
         "signature": {"type": "string", "pattern": "^[0-9a-f]{128}$"},
     }
 )
+_EVM_WORDS: Final = (
+    *("keysetDigest", "modelDigest", "adapterDigest"),
+    *("requestHash", "responseHash", "receiptHash", "context"),
+)
+EVM_RECEIPT: Final = _object(
+    {
+        "format": {"const": "adyton-evm-receipt/1"},
+        "receipt_id": STRING,
+        "key_id": STRING,
+        "signer": _evm_hex(20),
+        "receipt": _object({**{n: _evm_hex(32) for n in _EVM_WORDS}, "servedAt": INTEGER}),
+        "salt": _evm_hex(32),
+        "signature": _evm_hex(65),
+        "r": _evm_hex(32),
+        "vs": _evm_hex(32),
+        "typed_data": _object(
+            {
+                "types": {"type": "object"},
+                "primaryType": {"const": "Receipt"},
+                "domain": {"type": "object"},
+                "message": {"type": "object"},
+            }
+        ),
+    }
+)
 SESSIONS: Final = _object({"api_version": {"const": "aci/1"}, "sessions": _array({})})
 NONCE: Final[Schema] = {
     "name": "nonce",
@@ -117,6 +147,22 @@ NONCE: Final[Schema] = {
     "description": "32 random bytes as 64 lowercase hex characters; proves freshness.",
     "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
 }
+BINDING: Final[list[Schema]] = [
+    {
+        "name": CONTEXT_HEADER,
+        "in": "header",
+        "required": False,
+        "description": "What the answer's EVM receipt is bound to; zero unless given.",
+        "schema": {"type": "string", "pattern": "^[0-9a-f]{64}$"},
+    },
+    {
+        "name": SALT_HEADER,
+        "in": "header",
+        "required": False,
+        "description": "'none' for an exchange that is public: its commitments are not salted.",
+        "schema": {"enum": ["none"]},
+    },
+]
 _ACI_HEADERS: Final[Schema] = {
     "X-ACI-Version": {"required": True, "schema": {"const": "aci/1"}},
     "X-ACI-Keyset-Digest": {"required": True, "schema": DIGEST},
@@ -152,7 +198,7 @@ def answers(kind: str, *, streamed: bool) -> Responses:
 
 def accepts(request: str) -> Schema:
     content = {"application/json": {"schema": _ref(request)}}
-    return {"requestBody": {"required": True, "content": content}}
+    return {"requestBody": {"required": True, "content": content}, "parameters": BINDING}
 
 
 _UNAUTHENTICATED: Final = frozenset(

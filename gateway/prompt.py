@@ -27,6 +27,7 @@ from gateway.exchange import Exchange
 from gateway.limits import Lease
 from gateway.requests import read_json, requested_model
 from gateway.sse import DONE, ChunkWriter, sse
+from gateway.storage import Binding
 from gateway.work import Embedding, Engine, Generation
 
 CONNECTED: Final = "adyton.connected"
@@ -53,7 +54,12 @@ class Host(Protocol):
     def generation_timeout_s(self) -> float: ...
 
     def begin(
-        self, context: RequestContext, endpoint: str, owner: bytes, body: bytes
+        self,
+        context: RequestContext,
+        endpoint: str,
+        owner: bytes,
+        body: bytes,
+        binding: Binding,
     ) -> Exchange: ...
 
     def model_digest(self, model: str) -> str: ...
@@ -74,6 +80,7 @@ class PromptResponse(Response):
         endpoint: str,
         owner: bytes,
         body: bytes,
+        binding: Binding,
         read: Read,
     ) -> None:
         super().__init__()
@@ -82,13 +89,16 @@ class PromptResponse(Response):
         self._endpoint = endpoint
         self._owner = owner
         self._request_body = body
+        self._binding = binding
         self._read = read
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         context: RequestContext = scope[CONTEXT]
         host = self._host
         cut = Cut()
-        exchange = host.begin(context, self._endpoint, self._owner, self._request_body)
+        exchange = host.begin(
+            context, self._endpoint, self._owner, self._request_body, self._binding
+        )
         loop = asyncio.get_running_loop()
         deadline = loop.call_later(host.generation_timeout_s, cut.trip, Reason.TIMEOUT)
         watcher = asyncio.create_task(trip_when_gone(receive, cut))

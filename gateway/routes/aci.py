@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from urllib.parse import parse_qsl
 
 from fastapi import APIRouter, Request, Response
@@ -9,11 +10,12 @@ from fastapi import APIRouter, Request, Response
 from gateway.auth import bearer, credential_required, lookup
 from gateway.edge import CONTEXT, RequestContext
 from gateway.errors import StorageUnavailable, invalid, not_found
+from gateway.evm import evm_document
 from gateway.logs import failure
 from gateway.node import Node
-from gateway.openapi import NONCE, RECEIPT, REPORT, SESSIONS, errors, ok
+from gateway.openapi import EVM_RECEIPT, NONCE, RECEIPT, REPORT, SESSIONS, errors, ok
 from gateway.routes.common import json_response
-from gateway.storage import StorageError
+from gateway.storage import StorageError, StoredReceipt
 
 router = APIRouter()
 
@@ -54,6 +56,26 @@ async def receipt(request: Request, id: str) -> Response:
 
     An unknown id, another's id and an answer still under way look the same.
     """
+    return json_response((await _receipt(request, id)).document)
+
+
+@router.get(
+    "/v1/aci/receipts/{id}/evm",
+    summary="The same receipt as a contract can check it",
+    responses={
+        **ok("The EIP-712 receipt, its salt and its signature.", EVM_RECEIPT),
+        **errors(401, 404, 503),
+    },
+)
+async def evm_receipt(request: Request, id: str) -> Response:
+    """For whom the receipt itself is. Whoever learns the salt can test guesses of the bodies."""
+    stored = await _receipt(request, id)
+    document = await asyncio.to_thread(evm_document, stored)
+    return json_response(document)
+
+
+async def _receipt(request: Request, id: str) -> StoredReceipt:
+    """The final receipt with this id, if the caller made the request. Raises ApiError."""
     node: Node = request.app.state.node
     credential = bearer(request.headers)
     if credential is None:
@@ -68,7 +90,7 @@ async def receipt(request: Request, id: str) -> Response:
         raise not_found("There is no such receipt.")
     if stored.document is None:
         raise not_found("There is no such receipt.")
-    return json_response(stored.document)
+    return stored
 
 
 @router.get(

@@ -9,6 +9,7 @@ from fastapi import Request, Response
 
 from gateway.auth import authenticate
 from gateway.body import read_body
+from gateway.evm import read_binding
 from gateway.node import Node
 from gateway.prompt import PromptResponse, Work
 from gateway.sse import dumps
@@ -25,6 +26,7 @@ async def prompt(request: Request, read: Callable[[dict[str, Any]], Work]) -> Re
     """
     node: Node = request.app.state.node
     key = await authenticate(node.api_keys, request.headers)
+    binding = read_binding(request.headers)
     lease = node.gate.admit(key.id, key.rate_per_minute, key.max_concurrency)
     try:
         body = await read_body(request.receive, request.headers, node.settings.limits)
@@ -32,5 +34,11 @@ async def prompt(request: Request, read: Callable[[dict[str, Any]], Work]) -> Re
         lease.release()
         raise
     return PromptResponse(
-        node, lease, endpoint=request.url.path, owner=key.digest, body=body, read=read
+        node,
+        lease,
+        endpoint=request.url.path,
+        owner=key.digest,
+        body=body,
+        binding=binding,
+        read=read,
     )

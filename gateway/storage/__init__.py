@@ -8,12 +8,14 @@ from __future__ import annotations
 from gateway.storage.api_keys import ApiKey, ApiKeyStore, given_key, key_digest, new_key
 from gateway.storage.database import Database
 from gateway.storage.errors import KeyRefused, StorageError
-from gateway.storage.receipts import ReceiptStore, StoredReceipt
+from gateway.storage.receipts import Binding, EvmSign, ReceiptStore, StoredReceipt
 
 __all__ = [
     "ApiKey",
     "ApiKeyStore",
+    "Binding",
     "Database",
+    "EvmSign",
     "KeyRefused",
     "ReceiptStore",
     "StorageError",

@@ -30,6 +30,9 @@ receipts = Table(
     Column("finished_at", BigInteger),
     Column("draft", Text, nullable=False),  # JSON: what a receipt needs if the node dies now
     Column("document", Text),  # the signed receipt, JSON; NULL while the answer is under way
+    Column("evm_context", LargeBinary(32)),  # both NULL: begun by a version without EVM receipts
+    Column("evm_salt", LargeBinary(32)),
+    Column("evm_signature", LargeBinary(65)),  # NULL: the receipt has no form for contracts
 )
 Index(
     "ix_receipts_pending",

@@ -2,7 +2,9 @@
 
 A row is durable before the response's headers leave, and its signed document before the
 last byte does. A row without document after a crash is an answer that was cut; the node
-signs that when it starts again. Rows hold hashes and names, never text.
+signs that when it starts again. Rows hold hashes and names, never text. The receipt's form
+for contracts follows from its document, context and salt; only its signature is kept, made
+on the writer's thread, so that nobody's answer waits for it.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ import hmac
 import json
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, or_, select, update
@@ -23,10 +25,28 @@ from gateway.storage.models import receipts
 _PURGE_STEP = 500  # rows a transaction, so that requests need not wait for a purge
 _MAX_ID = 128
 
+EvmSign = Callable[[], bytes | None]
+"""The EVM signature of a document, None where it has no form for contracts. The same always."""
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    """What an exchange's form for contracts is bound to, 32 bytes each.
+
+    `context` is the caller's choice; `salt` hides the bodies behind their commitments.
+    """
+
+    context: bytes
+    salt: bytes = field(repr=False)
+
 
 @dataclass(frozen=True, slots=True)
 class StoredReceipt:
-    """One answer. `document` is the signed receipt, None while the answer is under way."""
+    """One answer. `document` is the signed receipt, None while the answer is under way.
+
+    `binding` is None for what an older version began, `evm_signature` where the receipt has
+    no form for contracts.
+    """
 
     receipt_id: str
     chat_id: str | None
@@ -39,6 +59,8 @@ class StoredReceipt:
     finished_at: int | None
     draft: Mapping[str, Any]
     document: Mapping[str, Any] | None
+    binding: Binding | None
+    evm_signature: bytes | None
 
     def visible_to(self, caller: bytes | None) -> bool:
         """Whether `caller`, the digest of an API key, made the request.
@@ -69,6 +91,7 @@ class ReceiptStore:
         started_at: int,
         chat_id: str | None = None,
         draft: Mapping[str, Any] | None = None,
+        binding: Binding | None = None,
     ) -> None:
         """Record that an answer is under way. `draft` is what signing it later needs.
 
@@ -84,15 +107,22 @@ class ReceiptStore:
             "keyset_digest": keyset_digest,
             "started_at": started_at,
             "draft": _to_json(draft or {}),
+            **_binding_columns(binding),
         }
         await self._database.write(lambda connection: _insert(connection, values))
 
     async def finish(
-        self, receipt_id: str, chat_id: str | None, document: Mapping[str, Any]
+        self,
+        receipt_id: str,
+        chat_id: str | None,
+        document: Mapping[str, Any],
+        *,
+        evm_sign: EvmSign = lambda: None,
     ) -> None:
         """Give a pending row its signed document. A document never changes afterwards.
 
-        Raises StorageError (refused) when the row is unknown or already has another.
+        `evm_sign` is called on the writer's thread. Raises StorageError (refused) when the row
+        is unknown or already has another.
         """
         text = _to_json(document)
         values: dict[str, Any] = {"document": text, "finished_at": self._now()}
@@ -103,7 +133,8 @@ class ReceiptStore:
         )
 
         def work(connection: Connection) -> None:
-            if connection.execute(statement, values).rowcount == 1:
+            signed = {**values, "evm_signature": evm_sign()}
+            if connection.execute(statement, signed).rowcount == 1:
                 return
             stored = connection.execute(
                 select(receipts.c.document).where(receipts.c.receipt_id == receipt_id)
@@ -125,8 +156,13 @@ class ReceiptStore:
         started_at: int,
         document: Mapping[str, Any],
         chat_id: str | None = None,
+        binding: Binding | None = None,
+        evm_sign: EvmSign = lambda: None,
     ) -> None:
-        """Store a receipt that is final at once, such as that of a refusal: one write."""
+        """Store a receipt that is final at once, such as that of a refusal: one write.
+
+        `evm_sign` is called on the writer's thread.
+        """
         values = {
             "receipt_id": receipt_id,
             "chat_id": chat_id,
@@ -139,8 +175,11 @@ class ReceiptStore:
             "finished_at": self._now(),
             "draft": "{}",
             "document": _to_json(document),
+            **_binding_columns(binding),
         }
-        await self._database.write(lambda connection: _insert(connection, values))
+        await self._database.write(
+            lambda connection: _insert(connection, {**values, "evm_signature": evm_sign()})
+        )
 
     async def get(self, receipt_or_chat_id: str) -> StoredReceipt | None:
         """The receipt with this id, or the newest for this chat id. The caller's right to
@@ -207,6 +246,12 @@ def _insert(connection: Connection, values: Mapping[str, Any]) -> None:
     connection.execute(insert(receipts), dict(values))
 
 
+def _binding_columns(binding: Binding | None) -> dict[str, bytes]:
+    if binding is None:
+        return {}
+    return {"evm_context": binding.context, "evm_salt": binding.salt}
+
+
 def _to_json(value: Mapping[str, Any]) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
 
@@ -215,7 +260,9 @@ def _stored(row: Row[Any]) -> StoredReceipt:
     fields = dict(row._mapping)
     for name in ("draft", "document"):
         fields[name] = None if fields[name] is None else _from_json(fields[name])
-    return StoredReceipt(**fields)
+    context, salt = fields.pop("evm_context"), fields.pop("evm_salt")
+    binding = None if salt is None else Binding(context, salt)
+    return StoredReceipt(**fields, binding=binding)
 
 
 def _from_json(text: str) -> Mapping[str, Any]:

@@ -28,6 +28,7 @@ from cryptography.hazmat.primitives.serialization import (
 from attestation.canonical import jcs
 from attestation.issuers.base import IssuedEvidence, IssuerError
 from attestation.keyset import Keyset
+from attestation.onchain.receipt import EvmReceipt, recover
 from attestation.receipts import sign_receipt
 from enclave import keys as keys_module
 from enclave.errors import EnclaveError, SealingError
@@ -36,6 +37,7 @@ from enclave.sealing import Sealer
 from enclave.tls import subject_names
 
 NOW = 1_790_000_000
+WORDS = EvmReceipt(*(bytes([i]) * 32 for i in range(7)), served_at=NOW)
 DAY = 86_400
 
 
@@ -74,6 +76,8 @@ def test_a_restart_keeps_the_keys(tmp_path: Path) -> None:
     assert again.warnings == ()
     payload = {"receipt_id": "r"}
     assert again.sign_receipt(payload) == first.sign_receipt(payload)
+    assert again.evm_address == first.evm_address
+    assert again.sign_evm(WORDS) == first.sign_evm(WORDS)
 
 
 def test_the_keyset_lists_what_the_node_uses(tmp_path: Path) -> None:
@@ -82,8 +86,10 @@ def test_the_keyset_lists_what_the_node_uses(tmp_path: Path) -> None:
     assert keyset.subject == "node"
     assert keyset.not_after == NOW + 10 * DAY
     assert keyset.e2ee_public_keys == ()
-    (entry,) = keyset.receipt_signing_keys
+    entry, evm = keyset.receipt_signing_keys
     assert (entry.key_id, entry.algo) == ("receipt-1", "ed25519")
+    assert (evm.key_id, evm.algo) == ("evm-1", "eip712-secp256k1")
+    assert node.evm_address == "0x" + evm.public_key and len(evm.public_key) == 40
     assert node.sign_receipt({"a": 1}) == sign_receipt({"a": 1}, "receipt-1", node._receipt_key)
     spki = node.certificate.public_key().public_bytes(
         Encoding.DER, PublicFormat.SubjectPublicKeyInfo
@@ -228,6 +234,9 @@ OTHER_TLS = keys_module.generate(
         _content(
             tls_key="302e020100300506032b657004220420" + "11" * 32,
         ),
+        _content(evm_key="00"),
+        _content(evm_key="00" * 32),
+        _content(evm_key="11" * 32),
         _content(certificate="00"),
         _content(keyset={}),
     ],
@@ -235,6 +244,30 @@ OTHER_TLS = keys_module.generate(
 def test_a_sealed_file_of_another_shape_is_moved_aside(tmp_path: Path, content: bytes) -> None:
     Sealer(b"k" * 32).write(tmp_path / KEYS_FILE, "adyton.node-keys.v1", content)
     assert "keys.age.1.stale" in load(tmp_path).warnings[0]
+
+
+def test_keys_sealed_before_there_was_an_evm_key_are_kept_aside_and_said_to_be(
+    tmp_path: Path,
+) -> None:
+    """The identity changes where a person can read it, and the old one can be put back."""
+    document = json.loads(_content())
+    del document["evm_key"]
+    document["keyset"]["receipt_signing_keys"].pop()
+    old = Sealer(b"k" * 32).seal("adyton.node-keys.v1", jcs(document))
+    (tmp_path / KEYS_FILE).write_bytes(old)
+    node = load(tmp_path)
+    (warning,) = node.warnings
+    assert "keys.age.1.stale, keys are new" in warning and "a version" in warning
+    assert (tmp_path / "keys.age.1.stale").read_bytes() == old
+    assert load(tmp_path).keyset.digest == node.keyset.digest
+
+
+def test_every_key_has_one_role(tmp_path: Path) -> None:
+    node = load(tmp_path)
+    receipt = node._receipt_key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption())
+    channel = node._tls_key.private_numbers().private_value.to_bytes(32, "big")
+    assert len({receipt, channel, node._evm_key}) == 3
+    assert recover(WORDS, node.sign_evm(WORDS)) == node.evm_address
 
 
 def test_an_unreadable_file_stops_the_node_and_stays(tmp_path: Path) -> None:
@@ -296,6 +329,7 @@ def test_no_private_key_reaches_the_disk_or_a_repr(
     secrets = [
         node._receipt_key.private_bytes(Encoding.Raw, PrivateFormat.Raw, NoEncryption()),
         node._tls_key.private_numbers().private_value.to_bytes(32, "big"),
+        node._evm_key,
     ]
     written += [p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()]
     written.append(repr(node).encode())
