@@ -107,7 +107,7 @@ class FakeNode:
 
 @asynccontextmanager
 async def fake_node(
-    state_dir: Path, limits: Limits | None = None, **changes: Any
+    state_dir: Path, limits: Limits | None = None, *, key_name: str = "tester", **changes: Any
 ) -> AsyncGenerator[FakeNode, None]:
     settings = replace(
         Settings(tee="simulator", state_dir=state_dir, limits=limits or Limits()), **changes
@@ -123,7 +123,7 @@ async def fake_node(
         database=database,
         supervisor=supervisor,  # type: ignore[arg-type]
     )
-    key = await ApiKeyStore(database).create("tester")
+    key = await ApiKeyStore(database).create(key_name)
     app = make_app(node)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     headers = {"authorization": f"Bearer {key}"}

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection, create_engine, event, inspect, text
 
-from gateway.storage import Database, ReceiptStore, StorageError
+from gateway.storage import Binding, Database, ReceiptStore, StorageError
 from gateway.storage.migrations import head, upgrade
 from gateway.storage.models import metadata
 
@@ -84,6 +84,37 @@ async def test_the_receipt_of_a_refusal_is_one_write(receipts: ReceiptStore) -> 
     stored = await receipts.get("r")
     assert stored is not None and stored.document == DOCUMENT
     assert await receipts.pending() == []
+
+
+async def test_a_binding_is_durable_with_the_row_and_its_signature_with_the_document(
+    database: Database, receipts: ReceiptStore
+) -> None:
+    binding = Binding(b"c" * 32, b"s" * 32)
+    await begin(receipts, "r", binding=binding)
+    pending = await receipts.get("r")
+    assert pending is not None and (pending.binding, pending.evm_signature) == (binding, None)
+    threads: list[str] = []
+
+    def signature() -> bytes:
+        threads.append(threading.current_thread().name)
+        return b"e" * 65
+
+    await receipts.finish("r", None, DOCUMENT, evm_sign=signature)
+    stored = await receipts.get("r")
+    assert stored is not None and (stored.binding, stored.evm_signature) == (binding, b"e" * 65)
+    assert threads == ["db-write"], "nobody else may wait for a signature"
+    assert b"s" * 32 not in repr(stored).encode() and repr(b"s" * 32) not in repr(stored)
+
+
+async def test_a_signature_that_cannot_be_made_leaves_no_document(receipts: ReceiptStore) -> None:
+    def signature() -> bytes:
+        raise ValueError("no key")
+
+    await begin(receipts, "r")
+    with pytest.raises(ValueError, match="no key"):
+        await receipts.finish("r", None, DOCUMENT, evm_sign=signature)
+    stored = await receipts.get("r")
+    assert stored is not None and stored.document is None
 
 
 async def test_a_final_receipt_never_changes(receipts: ReceiptStore) -> None:
@@ -457,6 +488,27 @@ def test_the_migrations_arrive_at_the_present_schema(tmp_path: Path) -> None:
             for side in (ours, theirs)
         ]
         assert indexes[0] == indexes[1]
+
+
+async def test_receipts_of_the_first_version_are_kept(tmp_path: Path) -> None:
+    """A database as the first version left it, opened by this one."""
+    path = tmp_path / "node.db"
+    engine = create_engine(f"sqlite:///{path}")
+    with engine.begin() as connection:
+        upgrade(connection, "0001")
+        connection.execute(
+            text(
+                "INSERT INTO receipts (receipt_id, owner, request_hash, endpoint, model,"
+                " keyset_digest, started_at, finished_at, draft, document)"
+                " VALUES ('r', X'00', 'sha256:1', '/v1', 'm', 'sha256:2', 1, 2, '{}', '{}')"
+            )
+        )
+    engine.dispose()
+    database = Database.open(path)
+    stored = await ReceiptStore(database).get("r")
+    assert stored is not None and stored.document == {}
+    assert (stored.binding, stored.evm_signature) == (None, None)
+    await database.close()
 
 
 async def test_opening_again_keeps_the_rows(tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ from sqlalchemy import Connection
 from gateway.storage.errors import StorageError
 
 
-def upgrade(connection: Connection) -> None:
+def upgrade(connection: Connection, revision: str = "head") -> None:
     """Apply the migrations that are missing. Raises StorageError for a newer schema."""
     config = _config()
     config.attributes["connection"] = connection
     try:
-        command.upgrade(config, "head")
+        command.upgrade(config, revision)
     except CommandError:
         raise StorageError("newer", "the database was written by a newer version") from None
 
