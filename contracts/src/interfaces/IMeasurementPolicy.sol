@@ -10,5 +10,10 @@ interface IMeasurementPolicy {
     /// body of TDX 1.0 (584) or of TDX 1.5 (648). Its length says which.
     /// @param verdict What verification found: the policy decides which TCB statuses it accepts
     /// and how old an evaluation.
-    function requireAllowed(bytes calldata body, Verdict calldata verdict) external view;
+    /// @return answer This function's selector, so that a contract which answers any call (a
+    /// wallet, a proxy) is not taken for a policy that allows everything.
+    function requireAllowed(bytes calldata body, Verdict calldata verdict)
+        external
+        view
+        returns (bytes4 answer);
 }
