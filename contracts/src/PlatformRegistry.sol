@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.37;
+
+import {Pki} from "./collateral/Pki.sol";
+import {Platforms} from "./collateral/Sources.sol";
+import {Certificate, Certificates} from "./lib/Certificates.sol";
+import {SgxExtension} from "./lib/SgxExtension.sol";
+
+/// @notice `platform` starts with neither 0 (a leaf certificate) nor, where that is allowed, 1 (a
+/// leaf already registered), or is shorter or longer than that form.
+error PlatformMalformed(uint256 length);
+/// @notice This leaf was never registered: send its certificate.
+error PlatformUnknown(bytes32 issuerId, uint256 serial);
+/// @notice The key or TCB given are not those of the leaf registered under this serial.
+error PlatformMismatch(bytes32 issuerId, uint256 serial);
+/// @notice The leaf was valid until this time: have Intel issue its successor.
+error PlatformExpired(bytes32 issuerId, uint256 serial, uint256 notAfter);
+/// @notice A PCK certificate is not a CA's.
+error PlatformIsCa();
+/// @notice The certificate lacks Intel's SGX extension: it is not a PCK certificate.
+error SgxExtensionMissing();
+
+/// @title PCK leaves verified once, known by issuer and serial from then on
+/// @notice A leaf is remembered in one slot: what it says, by its hash, and when it ends. Its
+/// issuer, both CRLs and its own revocation are judged anew at every use.
+abstract contract PlatformRegistry is Pki, Platforms {
+    /// @param commitment The first bytes of keccak256 of x, y, cpusvn, pcesvn, fmspc and pceid.
+    struct Leaf {
+        bytes24 commitment;
+        uint64 notAfter;
+    }
+
+    /// @dev issuer id (32), serial (20), then x, y, cpusvn, pcesvn, fmspc, pceid: 90 bytes.
+    uint256 private constant KNOWN_FORM = 1 + 32 + 20 + 90;
+
+    mapping(bytes32 leafId => Leaf) private _leaves;
+
+    /// @notice Verifies and remembers a leaf, so that quotes of its platform cost less later.
+    /// @param platform 0x00, PCK CA key (x, y), PCK leaf certificate (DER).
+    function addPlatform(bytes calldata platform) external {
+        if (platform.length == 0 || platform[0] != 0) revert PlatformMalformed(platform.length);
+        _verifyLeaf(platform);
+    }
+
+    /// @notice Until when a registered leaf's certificate is valid; 0 where it is not registered.
+    function platformNotAfter(bytes32 issuerId, uint256 serial) external view returns (uint256) {
+        return _leaves[_leafId(issuerId, serial)].notAfter;
+    }
+
+    function _requirePlatform(bytes calldata platform) internal override returns (Platform memory) {
+        if (platform.length == KNOWN_FORM && platform[0] == 0x01) return _knownLeaf(platform);
+        if (platform.length == 0 || platform[0] != 0) revert PlatformMalformed(platform.length);
+        return _verifyLeaf(platform);
+    }
+
+    function _knownLeaf(bytes calldata platform) private view returns (Platform memory p) {
+        bytes32 id = bytes32(platform[1:33]);
+        uint256 serial = uint160(bytes20(platform[33:53]));
+        Leaf memory leaf = _leaves[_leafId(id, serial)];
+        if (leaf.notAfter == 0) revert PlatformUnknown(id, serial);
+        if (bytes24(keccak256(platform[53:])) != leaf.commitment) {
+            revert PlatformMismatch(id, serial);
+        }
+        if (block.timestamp > leaf.notAfter) revert PlatformExpired(id, serial, leaf.notAfter);
+        (, uint256 expiry) = _requirePckCa(id, serial);
+        p.x = uint256(bytes32(platform[53:85]));
+        p.y = uint256(bytes32(platform[85:117]));
+        p.cpusvn = bytes16(platform[117:133]);
+        p.pcesvn = uint16(bytes2(platform[133:135]));
+        p.fmspc = bytes6(platform[135:141]);
+        p.pceid = bytes2(platform[141:143]);
+        p.expiry = uint64(leaf.notAfter < expiry ? leaf.notAfter : expiry);
+    }
+
+    function _verifyLeaf(bytes calldata platform) private returns (Platform memory p) {
+        if (platform.length < 66) revert PlatformMalformed(platform.length);
+        uint256 issuerX = uint256(bytes32(platform[1:33]));
+        uint256 issuerY = uint256(bytes32(platform[33:65]));
+        bytes32 id = _idOf(issuerX, issuerY);
+        Certificate memory c = Certificates.read(platform[65:]);
+        (Key memory ca, uint256 expiry) = _requirePckCa(id, c.serial);
+        _requireIssuer(id, ca, c.issuer, c.authorityKeyId);
+        _requireSigned(id, issuerX, issuerY, c.tbs, c.tbsEnd, c.r, c.s);
+        if (c.ca) revert PlatformIsCa();
+        if (c.sgx == 0) revert SgxExtensionMissing();
+        (p.x, p.y) = (c.x, c.y);
+        (p.fmspc, p.pceid, p.cpusvn, p.pcesvn) = SgxExtension.read(c.sgx, c.sgxEnd);
+        p.expiry = uint64(c.notAfter < expiry ? c.notAfter : expiry);
+        bytes32 commitment =
+            keccak256(abi.encodePacked(p.x, p.y, p.cpusvn, p.pcesvn, p.fmspc, p.pceid));
+        _leaves[_leafId(id, c.serial)] = Leaf(bytes24(commitment), uint64(c.notAfter));
+    }
+
+    function _leafId(bytes32 issuerId, uint256 serial) private pure returns (bytes32 id) {
+        assembly ("memory-safe") {
+            mstore(0, issuerId)
+            mstore(0x20, serial)
+            id := keccak256(0, 0x40)
+        }
+    }
+}

@@ -1,0 +1,327 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.37;
+
+import {Certificate, Certificates} from "../lib/Certificates.sol";
+import {CodeStore} from "../lib/CodeStore.sol";
+import {Crl, Crls} from "../lib/Crls.sol";
+import {P256} from "../lib/P256.sol";
+import {TcbSigners} from "./Sources.sol";
+
+/// @notice No certificate of this key was ever submitted: call `addCertificate` with it.
+error KeyUnknown(bytes32 issuerId);
+/// @notice The key's certificate does not allow this use: 1 root, 2 PCK CA, 3 TCB signing.
+error KeyRoleWrong(bytes32 issuerId, uint256 role, uint256 expected);
+/// @notice The key's certificate, or the root's, ended: call `addCertificate` with its successor.
+error KeyExpired(bytes32 issuerId, uint256 notAfter);
+/// @notice The root CRL has revoked something since the key's certificate was submitted: submit it
+/// again with `addCertificate`, which refuses it should it be the one revoked.
+error KeyOutdated(bytes32 issuerId, uint256 generation, uint256 current);
+/// @notice A certificate of this key that stays valid for longer is stored already.
+error KeySuperseded(bytes32 issuerId, uint256 notAfter);
+/// @notice The root's certificate must be for a CA that may have CAs below it.
+error RootNotCa();
+/// @notice The certificate or CRL is not signed by the key it must be signed by.
+error SignatureInvalid(bytes32 issuerId);
+/// @notice The issuer named is not the subject of the key's certificate.
+error IssuerNameMismatch(bytes32 issuerId);
+/// @notice The authority key identifier is not the subject key identifier of the key's certificate.
+error AuthorityKeyIdMismatch(bytes32 issuerId);
+/// @notice The issuer has revoked this serial number. Nothing under it is trusted any more.
+error SerialRevoked(bytes32 issuerId, uint256 serial);
+/// @notice No CRL of this issuer was ever submitted: call `updateCrl` with it.
+error CrlMissing(bytes32 issuerId);
+/// @notice The issuer's CRL ended: anyone may call `updateCrl` with the current one from Intel.
+error CrlExpired(bytes32 issuerId, uint256 nextUpdate);
+/// @notice The CRL is dated later than this block.
+error CrlFromFuture(bytes32 issuerId, uint256 thisUpdate);
+/// @notice A CRL dated later, or another of the same date, is stored already.
+error CrlNotNewer(bytes32 issuerId, uint256 thisUpdate, uint256 stored);
+
+/// @title The keys that Intel's root vouches for, and what it and its CAs have revoked
+/// @notice Anyone may submit any certificate or CRL: all that counts is Intel's signature, the root
+/// key fixed at construction, and the order of dates. Nobody can take away or add trust otherwise.
+///
+/// An issuer is known by `keccak256(abi.encode(x, y))` of its key. The root signs certificates of
+/// PCK CAs and of TCB signing keys; which of the two follows from the certificate's constraints.
+/// Each time the root CRL revokes a serial it did not revoke before, a new generation begins:
+/// certificates accepted earlier count again only after they are submitted again.
+abstract contract Pki is TcbSigners {
+    /// @notice Roles of keys.
+    uint8 internal constant ROOT = 1;
+    uint8 internal constant PCK_CA = 2;
+    uint8 internal constant TCB_SIGNING = 3;
+
+    /// @param name The first bytes of keccak256 of the subject's name (all its DER).
+    /// @param keyId The first bytes of keccak256 of the subject key identifier.
+    /// @param notAfter Until when it counts: the earlier end of its and the root's certificate.
+    struct Key {
+        bytes12 name;
+        bytes12 keyId;
+        uint40 notAfter;
+        uint16 generation;
+        uint8 role;
+    }
+
+    /// @param revoked Where the tags of revoked serials are (`CodeStore`); zero for none.
+    /// @param generation Only in the root's: how many of its CRLs revoked anything new.
+    struct StoredCrl {
+        address revoked;
+        uint40 thisUpdate;
+        uint40 nextUpdate;
+        uint16 generation;
+    }
+
+    /// @notice A certificate counts from now on, for the role given, until `notAfter`.
+    event CertificateAdded(bytes32 indexed issuerId, uint256 role, uint256 notAfter);
+    /// @notice A CRL counts from now on. `generation` grows with the root's alone.
+    event CrlUpdated(
+        bytes32 indexed issuerId, uint256 thisUpdate, uint256 nextUpdate, uint256 generation
+    );
+
+    /// @notice The root key all trust comes from.
+    uint256 public immutable rootX;
+    /// @notice The root key all trust comes from.
+    uint256 public immutable rootY;
+    /// @notice The precompile, or the contract in its place, that checks P-256 signatures.
+    address public immutable p256;
+    /// @notice The root's issuer id.
+    bytes32 public immutable rootId;
+
+    mapping(bytes32 issuerId => Key) private _keys;
+    mapping(bytes32 issuerId => StoredCrl) private _crls;
+
+    /// @param rootX_,rootY_ Intel's SGX root key, or a test root's.
+    /// @param p256_ 0x100 where the chain has P256VERIFY; elsewhere a `SoftwareP256`. Construction
+    /// fails where it does not verify.
+    constructor(uint256 rootX_, uint256 rootY_, address p256_) {
+        P256.requireWorking(p256_);
+        rootX = rootX_;
+        rootY = rootY_;
+        p256 = p256_;
+        rootId = _idOf(rootX_, rootY_);
+    }
+
+    /// @notice Accepts the root's own certificate, or one that the root signed for a PCK CA or a
+    /// TCB signing key. The root's certificate and its CRL must have been submitted before others.
+    /// @param der The certificate, DER.
+    function addCertificate(bytes calldata der) external {
+        Certificate memory c = Certificates.read(der);
+        bytes32 id = _idOf(c.x, c.y);
+        uint8 role = id == rootId ? ROOT : c.ca ? PCK_CA : TCB_SIGNING;
+        uint256 notAfter = c.notAfter;
+        uint256 generation;
+        if (role == ROOT) {
+            if (!c.ca || c.pathLength == 0) revert RootNotCa();
+            _requireSigned(rootId, rootX, rootY, c.tbs, c.tbsEnd, c.r, c.s);
+            if (c.issuer != c.subject) revert IssuerNameMismatch(id);
+            if (c.authorityKeyId != c.subjectKeyId) revert AuthorityKeyIdMismatch(id);
+        } else {
+            Key memory root = _requireKey(rootId, ROOT, 0);
+            StoredCrl memory crl = _requireCrl(rootId);
+            _requireSigned(rootId, rootX, rootY, c.tbs, c.tbsEnd, c.r, c.s);
+            _requireIssuer(rootId, root, c.issuer, c.authorityKeyId);
+            _requireNotRevoked(rootId, crl, c.serial);
+            if (root.notAfter < notAfter) notAfter = root.notAfter;
+            generation = crl.generation;
+        }
+        _keep(id, role, c, notAfter, generation);
+    }
+
+    /// @notice Accepts a CRL of the root or of a PCK CA.
+    /// @param der The CRL, DER.
+    /// @param issuerX,issuerY The key of its issuer, whose certificate was submitted before.
+    function updateCrl(bytes calldata der, uint256 issuerX, uint256 issuerY) external {
+        bytes32 id = _idOf(issuerX, issuerY);
+        StoredCrl memory stored = _crls[id];
+        Key memory key = id == rootId
+            ? _requireKey(id, ROOT, 0)
+            : _requireKey(id, PCK_CA, _crls[rootId].generation);
+        Crl memory crl = Crls.read(der);
+        _requireSigned(id, issuerX, issuerY, crl.tbs, crl.tbsEnd, crl.r, crl.s);
+        _requireIssuer(id, key, crl.issuer, crl.authorityKeyId);
+        if (crl.thisUpdate > block.timestamp) revert CrlFromFuture(id, crl.thisUpdate);
+        if (crl.nextUpdate < block.timestamp) revert CrlExpired(id, crl.nextUpdate);
+        _keepCrl(id, stored, crl);
+    }
+
+    /// @notice What is stored of a key: role 0 where nothing is, 1 root, 2 PCK CA, 3 TCB signing;
+    /// until when it counts; whether it does now.
+    function keyOf(bytes32 issuerId)
+        external
+        view
+        returns (uint256 role, uint256 notAfter, bool current)
+    {
+        Key memory key = _keys[issuerId];
+        bool fresh = key.role == ROOT || key.generation == _crls[rootId].generation;
+        return (key.role, key.notAfter, key.role != 0 && fresh && block.timestamp <= key.notAfter);
+    }
+
+    /// @notice What is stored of an issuer's CRL; all zero where nothing is.
+    function crlOf(bytes32 issuerId)
+        external
+        view
+        returns (uint256 thisUpdate, uint256 nextUpdate, uint256 revoked)
+    {
+        StoredCrl memory crl = _crls[issuerId];
+        if (crl.revoked != address(0)) revoked = (crl.revoked.code.length - 1) / 8;
+        return (crl.thisUpdate, crl.nextUpdate, revoked);
+    }
+
+    /// @notice Whether the issuer's stored CRL lists this serial.
+    function isRevoked(bytes32 issuerId, uint256 serial) external view returns (bool) {
+        return Crls.contains(_crls[issuerId].revoked, Crls.tag(serial));
+    }
+
+    /// @notice How many root CRLs revoked anything new.
+    function generation() external view returns (uint256) {
+        return _generation();
+    }
+
+    function _generation() internal view override returns (uint32) {
+        return _crls[rootId].generation;
+    }
+
+    function _requireTcbSigner(uint256 x, uint256 y)
+        internal
+        view
+        override
+        returns (uint64 expiry)
+    {
+        StoredCrl memory crl = _requireCrl(rootId);
+        Key memory key = _requireKey(_idOf(x, y), TCB_SIGNING, crl.generation);
+        return key.notAfter < crl.nextUpdate ? key.notAfter : crl.nextUpdate;
+    }
+
+    /// @notice The PCK CA of this id, and the earliest end of it, the root and both their CRLs.
+    /// Reverts unless all of them count now, or where the CA has revoked the serial.
+    function _requirePckCa(bytes32 id, uint256 serial)
+        internal
+        view
+        returns (Key memory key, uint256 expiry)
+    {
+        StoredCrl memory root = _requireCrl(rootId);
+        key = _requireKey(id, PCK_CA, root.generation);
+        StoredCrl memory crl = _requireCrl(id);
+        _requireNotRevoked(id, crl, serial);
+        expiry = key.notAfter;
+        if (root.nextUpdate < expiry) expiry = root.nextUpdate;
+        if (crl.nextUpdate < expiry) expiry = crl.nextUpdate;
+    }
+
+    function _requireSigned(
+        bytes32 id,
+        uint256 x,
+        uint256 y,
+        uint256 tbs,
+        uint256 tbsEnd,
+        uint256 r,
+        uint256 s
+    ) internal view {
+        bytes calldata signed;
+        assembly ("memory-safe") {
+            // Both positions were checked to lie within the document.
+            signed.offset := tbs
+            signed.length := sub(tbsEnd, tbs)
+        }
+        if (!P256.verify(p256, sha256(signed), r, s, x, y)) revert SignatureInvalid(id);
+    }
+
+    function _requireIssuer(bytes32 id, Key memory key, bytes32 name, bytes20 keyId) internal pure {
+        if (bytes12(name) != key.name) revert IssuerNameMismatch(id);
+        if (_hashOf(keyId) != key.keyId) revert AuthorityKeyIdMismatch(id);
+    }
+
+    function _idOf(uint256 x, uint256 y) internal pure returns (bytes32 id) {
+        assembly ("memory-safe") {
+            mstore(0, x)
+            mstore(0x20, y)
+            id := keccak256(0, 0x40)
+        }
+    }
+
+    function _requireKey(bytes32 id, uint256 role, uint256 current)
+        private
+        view
+        returns (Key memory key)
+    {
+        key = _keys[id];
+        if (key.role == 0) revert KeyUnknown(id);
+        if (key.role != role) revert KeyRoleWrong(id, key.role, role);
+        if (key.generation != current) revert KeyOutdated(id, key.generation, current);
+        if (block.timestamp > key.notAfter) revert KeyExpired(id, key.notAfter);
+    }
+
+    function _requireCrl(bytes32 id) private view returns (StoredCrl memory crl) {
+        crl = _crls[id];
+        if (crl.nextUpdate == 0) revert CrlMissing(id);
+        if (block.timestamp > crl.nextUpdate) revert CrlExpired(id, crl.nextUpdate);
+    }
+
+    function _requireNotRevoked(bytes32 id, StoredCrl memory crl, uint256 serial) private view {
+        if (Crls.contains(crl.revoked, Crls.tag(serial))) revert SerialRevoked(id, serial);
+    }
+
+    function _hashOf(bytes20 keyId) private pure returns (bytes12) {
+        return bytes12(keccak256(abi.encodePacked(keyId)));
+    }
+
+    /// @dev A key that counts keeps its role, and its certificate is replaced only by one that ends
+    /// no earlier: an old certificate of a renewed key must not shorten what depends on it.
+    function _keep(
+        bytes32 id,
+        uint8 role,
+        Certificate memory c,
+        uint256 notAfter,
+        uint256 generation_
+    ) private {
+        Key memory key = _keys[id];
+        if (key.role != 0 && key.generation == generation_) {
+            if (key.role != role) revert KeyRoleWrong(id, key.role, role);
+            if (notAfter < key.notAfter) revert KeySuperseded(id, key.notAfter);
+        }
+        _keys[id] = Key({
+            name: bytes12(c.subject),
+            keyId: _hashOf(c.subjectKeyId),
+            notAfter: uint40(notAfter),
+            generation: uint16(generation_),
+            role: role
+        });
+        emit CertificateAdded(id, role, notAfter);
+    }
+
+    function _keepCrl(bytes32 id, StoredCrl memory stored, Crl memory crl) private {
+        bytes memory before =
+            stored.revoked == address(0) ? bytes("") : CodeStore.read(stored.revoked);
+        bool same = keccak256(before) == keccak256(crl.tags);
+        if (crl.thisUpdate <= stored.thisUpdate) {
+            // The stored CRL itself may be submitted again, to no effect.
+            if (crl.thisUpdate < stored.thisUpdate || !same || crl.nextUpdate != stored.nextUpdate)
+            {
+                revert CrlNotNewer(id, crl.thisUpdate, stored.thisUpdate);
+            }
+            return;
+        }
+        if (id == rootId && !same && _revokesMore(crl.tags, stored.revoked)) {
+            stored.generation += 1;
+        }
+        if (!same) {
+            stored.revoked = crl.tags.length == 0 ? address(0) : CodeStore.write(crl.tags);
+        }
+        stored.thisUpdate = uint40(crl.thisUpdate);
+        stored.nextUpdate = uint40(crl.nextUpdate);
+        _crls[id] = stored;
+        emit CrlUpdated(id, crl.thisUpdate, crl.nextUpdate, stored.generation);
+    }
+
+    function _revokesMore(bytes memory tags, address before) private view returns (bool) {
+        for (uint256 at; at < tags.length; at += 8) {
+            uint256 tag;
+            assembly ("memory-safe") {
+                // Eight bytes at `at`, below the length, which is a multiple of eight.
+                tag := shr(192, mload(add(add(tags, 0x20), at)))
+            }
+            if (!Crls.contains(before, tag)) return true;
+        }
+        return false;
+    }
+}

@@ -1,0 +1,94 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.37;
+
+/// @notice Another tag stands where this one must: the document is not of the profile read here.
+error DerTagUnexpected(uint256 expected, uint256 found);
+/// @notice A length is not in its one DER form of at most three bytes.
+error DerLengthMalformed(uint256 tag);
+/// @notice An element reaches beyond the one that contains it: the document is cut or altered.
+error DerOverrun(uint256 tag);
+/// @notice An element ends before the one that contains it: bytes follow that nothing explains.
+error DerTrailing(uint256 tag);
+/// @notice An integer is negative, not in its shortest form, or longer than it may be here.
+error DerIntegerMalformed(uint256 maximumBytes);
+
+/// @title DER read in place, from calldata, strictly
+/// @notice Positions are absolute calldata offsets. Every element is opened within the end of the
+/// element that contains it, so that no offset leads out of the document that was hashed.
+library Der {
+    uint256 internal constant BOOLEAN = 0x01;
+    uint256 internal constant INTEGER = 0x02;
+    uint256 internal constant BIT_STRING = 0x03;
+    uint256 internal constant OCTET_STRING = 0x04;
+    uint256 internal constant OBJECT_IDENTIFIER = 0x06;
+    uint256 internal constant UTC_TIME = 0x17;
+    uint256 internal constant GENERALIZED_TIME = 0x18;
+    uint256 internal constant SEQUENCE = 0x30;
+
+    /// @notice 32 bytes from `at` on. The caller looks only at those before the end it has checked.
+    function word(uint256 at) internal pure returns (uint256 value) {
+        assembly ("memory-safe") {
+            value := calldataload(at)
+        }
+    }
+
+    /// @notice Where the element at `at` has its content and where the next element starts, which
+    /// is at most `end`. Its tag must be `tag`; its length in the one form DER allows.
+    function open(uint256 at, uint256 end, uint256 tag)
+        internal
+        pure
+        returns (uint256 content, uint256 next)
+    {
+        unchecked {
+            if (at + 2 > end) revert DerOverrun(tag);
+            uint256 head = word(at);
+            if (head >> 248 != tag) revert DerTagUnexpected(tag, head >> 248);
+            uint256 length = (head >> 240) & 0xff;
+            content = at + 2;
+            if (length > 0x7f) {
+                uint256 bits = (length & 0x7f) << 3;
+                if (bits == 0 || bits > 24) revert DerLengthMalformed(tag);
+                length = ((head << 16) >> (256 - bits));
+                if (length < 0x80 || length >> (bits - 8) == 0) revert DerLengthMalformed(tag);
+                content += bits >> 3;
+            }
+            // No sum here overflows: lengths have 24 bits, positions those of calldata.
+            next = content + length;
+            if (next > end) revert DerOverrun(tag);
+        }
+    }
+
+    /// @notice As `open`, for an element that must fill the one that contains it.
+    function openLast(uint256 at, uint256 end, uint256 tag)
+        internal
+        pure
+        returns (uint256 content)
+    {
+        uint256 next;
+        (content, next) = open(at, end, tag);
+        if (next != end) revert DerTrailing(tag);
+    }
+
+    /// @notice The unsigned integer at `at`, of at most `maximumBytes` (up to 32) bytes.
+    function unsigned(uint256 at, uint256 end, uint256 maximumBytes)
+        internal
+        pure
+        returns (uint256 value, uint256 next)
+    {
+        unchecked {
+            uint256 content;
+            (content, next) = open(at, end, INTEGER);
+            uint256 size = next - content;
+            uint256 head = word(content);
+            if (size == 0 || head >> 255 != 0) revert DerIntegerMalformed(maximumBytes);
+            if (head >> 248 == 0 && size > 1) {
+                // A leading zero is right only where the next bit would read as a sign.
+                if ((head >> 247) & 1 == 0) revert DerIntegerMalformed(maximumBytes);
+                head = word(content + 1);
+                size -= 1;
+            }
+            if (size > maximumBytes) revert DerIntegerMalformed(maximumBytes);
+            value = head >> (256 - (size << 3));
+        }
+    }
+}
