@@ -19,7 +19,12 @@ from attestation.canonical import jcs
 from attestation.errors import MalformedEvidence, VerificationError
 from attestation.keyset import KeyEntry, Keyset
 from attestation.onchain.errors import NotProvable
-from attestation.receipts.receipt import MODEL_LOADED, REQUEST_RECEIVED, RESPONSE_RETURNED
+from attestation.receipts.receipt import (
+    MODEL_LOADED,
+    REQUEST_RECEIVED,
+    RESPONSE_RETURNED,
+    STREAM_TRUNCATED,
+)
 
 ALGO: Final = "eip712-secp256k1"
 """What `algo` says of a receipt key in a keyset; its `public_key` is the bare address."""
@@ -105,9 +110,12 @@ class EvmReceipt:
     ) -> Self:
         """The one EVM receipt that says what this ACI receipt says.
 
-        Raises NotProvable where the document has no such receipt: a cut stream whose bytes
-        nobody knows, or an event twice. Whether the document is authentic is another question.
+        Raises NotProvable where the document has no such receipt: an answer cut short (the eight
+        words could not say so, and a contract would pay for it), bytes that nobody knows, or an
+        event twice. Whether the document is authentic is another question.
         """
+        if _event(document, STREAM_TRUNCATED) is not None:
+            raise NotProvable("event_log", "the answer was cut short")
         request, response = _event(document, REQUEST_RECEIVED), _event(document, RESPONSE_RETURNED)
         if request is None or response is None:
             raise NotProvable("event_log", "the receipt does not know both bodies")

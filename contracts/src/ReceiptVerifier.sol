@@ -2,12 +2,9 @@
 pragma solidity 0.8.37;
 
 import {LogCheckpoints} from "./LogCheckpoints.sol";
-import {IReceiptVerifier} from "./interfaces/IReceiptVerifier.sol";
+import {IReceiptVerifier, WrongContext} from "./interfaces/IReceiptVerifier.sol";
 import {MerkleLog} from "./lib/MerkleLog.sol";
 import {Receipt, Receipts} from "./lib/Receipts.sol";
-
-/// @notice The receipt answers another question than the caller's.
-error WrongContext(bytes32 context, bytes32 expected);
 
 /// @notice The caller has used this receipt before; ask the node again for another answer.
 error AlreadyConsumed(address consumer, bytes32 structHash);

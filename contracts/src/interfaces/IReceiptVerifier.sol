@@ -3,6 +3,9 @@ pragma solidity 0.8.37;
 
 import {Receipt} from "../lib/Receipts.sol";
 
+/// @notice The receipt answers another question than the caller's.
+error WrongContext(bytes32 context, bytes32 expected);
+
 /// @notice What a node says of its transparency log at one moment.
 /// @param origin sha256 of the log's name: the origin line of its checkpoints, without newline.
 /// @param size Number of leaves.
@@ -71,7 +74,7 @@ interface IReceiptVerifier {
     /// the two times (both included), and counted under `policy` all along.
     /// @param leaves Struct hashes (`Receipts.structHash`).
     /// @dev Not checked: as `verifyReceipt`, for each; that every `servedAt` lies between the two
-    /// times is the node's statement.
+    /// times, and that no leaf stands there twice, is the node's statement.
     function verifyBatch(
         bytes32[] calldata leaves,
         uint64 servedFrom,

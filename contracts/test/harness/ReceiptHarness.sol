@@ -65,3 +65,32 @@ contract ReceiptCaller {
         return verifier.verifyDigest(structHash, r, vs, policy);
     }
 }
+
+/// @title A provider or asker that, when it is paid, tries to be paid again
+contract Reentrant {
+    address private immutable _target;
+    bytes private _again;
+    /// @notice How often it was paid, and whether calling back succeeded.
+    uint256 public payments;
+    bool public succeeded;
+
+    constructor(address target) {
+        _target = target;
+    }
+
+    function arm(bytes calldata again) external {
+        _again = again;
+    }
+
+    function ask(bytes calldata call_) external payable returns (bytes32 id) {
+        (bool ok, bytes memory answer) = _target.call{value: msg.value}(call_);
+        require(ok);
+        return abi.decode(answer, (bytes32));
+    }
+
+    receive() external payable {
+        ++payments;
+        (bool ok,) = _target.call(_again);
+        succeeded = succeeded || ok;
+    }
+}
