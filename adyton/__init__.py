@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from adyton.client import AsyncClient, Client
     from adyton.errors import (
         ChannelError,
+        LibraryMissing,
         MalformedResponse,
         NodeRefused,
         NodeUnreachable,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         TruncatedStream,
         UnsafeUrl,
     )
+    from adyton.evm import VerifiedEvmReceipt
     from adyton.receipts import VerifiedReceipt
     from adyton.transport import VerifyingTransport
     from adyton.transport_async import AsyncVerifyingTransport
@@ -43,6 +45,7 @@ _HOMES = {
     "Client": "adyton.client",
     "CollateralError": "attestation.errors",
     "Established": "adyton.trust",
+    "LibraryMissing": "adyton.errors",
     "MalformedEvidence": "attestation.errors",
     "MalformedResponse": "adyton.errors",
     "NodeRefused": "adyton.errors",
@@ -53,6 +56,7 @@ _HOMES = {
     "Trust": "adyton.trust",
     "UnsafeUrl": "adyton.errors",
     "VerificationError": "attestation.errors",
+    "VerifiedEvmReceipt": "adyton.evm",
     "VerifiedReceipt": "adyton.receipts",
     "VerifyingTransport": "adyton.transport",
     "verify_node": "adyton.verify",
@@ -67,6 +71,7 @@ __all__ = [
     "Client",
     "CollateralError",
     "Established",
+    "LibraryMissing",
     "MalformedEvidence",
     "MalformedResponse",
     "NodeRefused",
@@ -77,6 +82,7 @@ __all__ = [
     "Trust",
     "UnsafeUrl",
     "VerificationError",
+    "VerifiedEvmReceipt",
     "VerifiedReceipt",
     "VerifyingTransport",
     "verify_node",

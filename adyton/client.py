@@ -21,6 +21,7 @@ import openai
 
 from adyton.endpoint import Endpoint
 from adyton.errors import UnsafeUrl
+from adyton.evm import VerifiedEvmReceipt, require_libraries, verify_evm
 from adyton.receipts import ReceiptLog, ReceiptMode, VerifiedReceipt
 from adyton.transport import VerifyingTransport
 from adyton.transport_async import AsyncVerifyingTransport
@@ -114,6 +115,17 @@ class NodeView:
         """The last verified receipts, oldest first."""
         return self._transport.receipts.kept
 
+    def evm_receipt(self, which: VerifiedReceipt | str) -> VerifiedEvmReceipt:
+        """The form of a verified receipt that a contract takes, checked against it.
+
+        `which` is one of `receipts`, or the id of a receipt or response among them. Raises
+        ReceiptError; LibraryMissing without adyton[onchain].
+        """
+        require_libraries()
+        verified = self._transport.receipts.find(which)
+        answer = self._transport.fetch_evm_receipt(verified)
+        return verify_evm(answer.status, answer.body, verified)
+
     def verify(self) -> Established:
         """Verify the node now, under a fresh nonce."""
         return self._transport.verify()
@@ -139,6 +151,17 @@ class AsyncNodeView:
     def receipts(self) -> deque[VerifiedReceipt]:
         """The last verified receipts, oldest first."""
         return self._transport.receipts.kept
+
+    async def evm_receipt(self, which: VerifiedReceipt | str) -> VerifiedEvmReceipt:
+        """The form of a verified receipt that a contract takes, checked against it.
+
+        `which` is one of `receipts`, or the id of a receipt or response among them. Raises
+        ReceiptError; LibraryMissing without adyton[onchain].
+        """
+        require_libraries()
+        verified = self._transport.receipts.find(which)
+        answer = await self._transport.fetch_evm_receipt(verified)
+        return verify_evm(answer.status, answer.body, verified)
 
     async def verify(self) -> Established:
         """Verify the node now, under a fresh nonce."""

@@ -57,3 +57,6 @@ class Endpoint:
 
     def receipt_path(self, receipt_id: str) -> str:
         return f"{self.base_path}/aci/receipts/{quote(receipt_id, safe='')}"
+
+    def evm_receipt_path(self, receipt_id: str) -> str:
+        return self.receipt_path(receipt_id) + "/evm"

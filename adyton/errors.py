@@ -41,6 +41,10 @@ class RedirectRefused(ChannelError):  # noqa: N818 - reads as the fact it states
     """The response points to another origin, which nobody attested."""
 
 
+class LibraryMissing(AttestationError):  # noqa: N818 - reads as the fact it states
+    """An optional library that this needs is not installed; the message names the extra."""
+
+
 class ReceiptError(VerificationError):
     """The node did not commit to exactly this exchange; the response must not be relied on."""
 

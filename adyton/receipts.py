@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, Self
 
 from adyton.errors import MalformedResponse, ReceiptError, TruncatedStream
 from adyton.trust import Established, parse_object
@@ -25,6 +25,7 @@ PROMPT_PATHS: Final = ("/chat/completions", "/completions", "/embeddings")
 """Paths below the API base whose successful answers must come with a receipt."""
 
 _RECEIPT_ID: Final = re.compile(r"[A-Za-z0-9._~-]{1,200}")
+_CONTEXT: Final = re.compile(r"[0-9a-f]{64}")
 _DONE: Final = re.compile(rb"(?:\A|[\r\n])data: ?\[DONE\]")
 _DONE_REACH: Final = 16
 """Bytes of the previous chunk that may hold the start of the terminator."""
@@ -34,8 +35,28 @@ FETCH_DELAYS_S: Final = (0.0, 0.05, 0.2, 0.75)
 
 
 @dataclass(frozen=True)
+class Asked:
+    """What a request asked of its EVM receipt: the context to bind, and whether to salt."""
+
+    context: bytes = bytes(32)
+    public: bool = False
+
+    @classmethod
+    def of(cls, headers: Mapping[str, str]) -> Self:
+        """From the headers as sent; a context that is none is the node's to refuse."""
+        context = headers.get("x-adyton-context", "")
+        return cls(
+            context=bytes.fromhex(context) if _CONTEXT.fullmatch(context) else bytes(32),
+            public=headers.get("x-adyton-salt") == "none",
+        )
+
+
+@dataclass(frozen=True)
 class VerifiedReceipt:
-    """A receipt whose signature and body hashes hold for one exchange of ours."""
+    """A receipt whose signature and body hashes hold for one exchange of ours.
+
+    `authorization` is the credential that made the request, to which the receipt is bound.
+    """
 
     receipt_id: str
     receipt: Receipt
@@ -43,6 +64,8 @@ class VerifiedReceipt:
     established: Established = field(repr=False)
     request_body: bytes = field(repr=False)
     response_body: bytes = field(repr=False)
+    authorization: str | None = field(default=None, repr=False)
+    asked: Asked = Asked()
 
 
 ReceiptMode = Literal["each", "off"] | Callable[[VerifiedReceipt], None]
@@ -61,6 +84,18 @@ class ReceiptLog:
         self._folder = folder
         self._bodies = bodies
         self.kept: deque[VerifiedReceipt] = deque(maxlen=keep)
+
+    def find(self, which: VerifiedReceipt | str) -> VerifiedReceipt:
+        """The kept receipt with this id, or the newest of the response with this id.
+
+        Raises ReceiptError where none is kept.
+        """
+        if not isinstance(which, str):
+            return which
+        for verified in reversed(self.kept):
+            if which in (verified.receipt_id, verified.receipt.chat_id):
+                return verified
+        raise ReceiptError("unknown", "no receipt verified by this client has this id", which)
 
     def record(self, verified: VerifiedReceipt) -> None:
         """Keep it, save its bundle, tell the callback, in this order."""
@@ -85,11 +120,13 @@ class Exchange:
         request_body: bytes,
         authorization: str | None,
         check_receipt: bool,
+        asked: Asked = Asked(),
     ) -> None:
         self.method = method
         self.path = path
         self.request_body = request_body
         self.authorization = authorization
+        self._asked = asked
         self._is_prompt = method == "POST" and path in {base_path + p for p in PROMPT_PATHS}
         self._check = check_receipt and method == "POST"
         self._status = 0
@@ -189,6 +226,8 @@ class Exchange:
             established=established,
             request_body=self.request_body,
             response_body=bytes(self._body),
+            authorization=self.authorization,
+            asked=self._asked,
         )
 
     def _check_place(self, document: Mapping[str, Any]) -> None:

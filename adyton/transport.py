@@ -27,7 +27,7 @@ from adyton.errors import (
     RedirectRefused,
 )
 from adyton.fetch import Answer, get, open_pool
-from adyton.receipts import FETCH_DELAYS_S, Exchange, ReceiptLog
+from adyton.receipts import FETCH_DELAYS_S, Asked, Exchange, ReceiptLog, VerifiedReceipt
 from adyton.trust import MAX_RECEIPT_BYTES, Established, Trust
 from adyton.verify import establish
 from attestation.errors import AttestationError
@@ -107,10 +107,11 @@ def new_exchange(
         request_body=body,
         authorization=request.headers.get("authorization"),
         check_receipt=log.enabled,
+        asked=Asked.of(request.headers),
     )
 
 
-def authorization(exchange: Exchange) -> dict[str, str]:
+def authorization(exchange: Exchange | VerifiedReceipt) -> dict[str, str]:
     """The credential that made the request, which is the one its receipt is bound to."""
     return {} if exchange.authorization is None else {"authorization": exchange.authorization}
 
@@ -240,7 +241,20 @@ class VerifyingTransport(httpx2.BaseTransport):
         headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
         with ExitStack() as leases:
             state = self._acquire(leases)
-            return self._get_receipt(state, receipt_id, headers), state.established
+            path = self.endpoint.receipt_path(receipt_id)
+            return self._get(state, path, headers), state.established
+
+    def fetch_evm_receipt(self, verified: VerifiedReceipt) -> Answer:
+        """GET the EVM form of a receipt, as served, over a verified channel."""
+        path = self.endpoint.evm_receipt_path(verified.receipt_id)
+        with ExitStack() as leases:
+            state = self._acquire(leases)
+            try:
+                return self._get(state, path, authorization(verified))
+            except PinMismatch:
+                # The receipt is judged under its own keyset, whichever the node has now.
+                state = self._replace(state, leases)
+                return self._get(state, path, authorization(verified))
 
     def _fetch_receipt(self, exchange: Exchange, state: _State) -> Answer:
         """The node's answer about this exchange's receipt, asked for until it is final.
@@ -249,12 +263,13 @@ class VerifyingTransport(httpx2.BaseTransport):
         judged under the keyset that the response belonged to.
         """
         receipt_id = exchange.receipt_id or ""
+        path = self.endpoint.receipt_path(receipt_id)
         failure: AttestationError
         with ExitStack() as leases:
             for delay_s in FETCH_DELAYS_S:
                 time.sleep(delay_s)
                 try:
-                    answer = self._get_receipt(state, receipt_id, authorization(exchange))
+                    answer = self._get(state, path, authorization(exchange))
                 except PinMismatch as e:
                     failure = e
                     state = self._replace(state, leases)
@@ -266,11 +281,11 @@ class VerifyingTransport(httpx2.BaseTransport):
                     failure = ReceiptError("fetch", "the node does not have it", receipt_id)
         raise failure
 
-    def _get_receipt(self, state: _State, receipt_id: str, headers: dict[str, str]) -> Answer:
+    def _get(self, state: _State, path: str, headers: dict[str, str]) -> Answer:
         return get(
             state.channel.pool,
             self.endpoint,
-            self.endpoint.receipt_path(receipt_id),
+            path,
             "receipt",
             limit=MAX_RECEIPT_BYTES,
             headers=headers,

@@ -14,7 +14,7 @@ import httpx2
 from adyton.endpoint import Endpoint
 from adyton.errors import ChannelError, NodeUnreachable, PinMismatch, ReceiptError
 from adyton.fetch import Answer, aget, open_async_pool
-from adyton.receipts import FETCH_DELAYS_S, Exchange, ReceiptLog
+from adyton.receipts import FETCH_DELAYS_S, Exchange, ReceiptLog, VerifiedReceipt
 from adyton.transport import (
     authorization,
     core_request,
@@ -128,21 +128,37 @@ class AsyncVerifyingTransport(httpx2.AsyncBaseTransport):
         answer = await self._fetch_receipt(exchange, state)
         self.receipts.record(exchange.verify(answer.status, answer.body, state.established))
 
+    async def fetch_evm_receipt(self, verified: VerifiedReceipt) -> Answer:
+        """GET the EVM form of a receipt, as served, over a verified channel."""
+        path = self.endpoint.evm_receipt_path(verified.receipt_id)
+        async with AsyncExitStack() as leases:
+            state = await self._acquire(leases)
+            try:
+                return await self._get(state, path, authorization(verified))
+            except PinMismatch:
+                # See the synchronous twin.
+                state = await self._replace(state, leases)
+                return await self._get(state, path, authorization(verified))
+
+    async def _get(self, state: _State, path: str, headers: dict[str, str]) -> Answer:
+        return await aget(
+            state.channel.pool,
+            self.endpoint,
+            path,
+            "receipt",
+            limit=MAX_RECEIPT_BYTES,
+            headers=headers,
+        )
+
     async def _fetch_receipt(self, exchange: Exchange, state: _State) -> Answer:
         receipt_id = exchange.receipt_id or ""
+        path = self.endpoint.receipt_path(receipt_id)
         failure: AttestationError
         async with AsyncExitStack() as leases:
             for delay_s in FETCH_DELAYS_S:
                 await anyio.sleep(delay_s)
                 try:
-                    answer = await aget(
-                        state.channel.pool,
-                        self.endpoint,
-                        self.endpoint.receipt_path(receipt_id),
-                        "receipt",
-                        limit=MAX_RECEIPT_BYTES,
-                        headers=authorization(exchange),
-                    )
+                    answer = await self._get(state, path, authorization(exchange))
                 except PinMismatch as e:
                     failure = e
                     state = await self._replace(state, leases)

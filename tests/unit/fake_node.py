@@ -32,6 +32,13 @@ from cryptography.x509.oid import NameOID
 
 from attestation.issuers.simulator import MeasuredState, SimulatorIssuer
 from attestation.keyset import KeyEntry, Keyset, TlsKey
+from attestation.onchain.receipt import (
+    EvmReceipt,
+    address_of,
+    compact,
+    key_entry,
+    sign,
+)
 from attestation.receipts import (
     receipt_payload,
     request_forwarded,
@@ -99,10 +106,14 @@ class FakeNode:
         self.issuer = issuer(tee, model=model)
         self.tls = TlsIdentity(folder, name)
         self.receipt_key = ed25519.Ed25519PrivateKey.generate()
+        self.evm_key = hashlib.sha256(name.encode()).digest()
+        self.edit_evm: Callable[[dict[str, Any]], Any] = lambda r: r
+        self.evm_status = 200
         self.listed = [TlsKey(self.tls.spki_sha256)]
         self.not_after = int(time.time()) + 3600
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
         self.receipts: dict[str, dict[str, Any]] = {}
+        self.asked: dict[str, tuple[bool, str]] = {}
         self.report_from: FakeNode = self
         self.fixed_report: bytes | None = None
         self.report_status = 200
@@ -130,7 +141,10 @@ class FakeNode:
         return Keyset.build(
             subject=None,
             not_after=self.not_after,
-            receipt_signing_keys=(KeyEntry("receipt-1", "ed25519", public.hex()),),
+            receipt_signing_keys=(
+                KeyEntry("receipt-1", "ed25519", public.hex()),
+                key_entry(address_of(self.evm_key)),
+            ),
             tls_public_keys=tuple(self.listed),
         )
 
@@ -172,6 +186,28 @@ class FakeNode:
             self.tls = TlsIdentity(self.folder, f"rotated-{time.monotonic_ns()}")
             self.listed = [TlsKey(self.tls.spki_sha256)]
             self.context.load_cert_chain(self.tls.path)
+
+    def evm(self, receipt_id: str) -> bytes:
+        """The EVM form of a receipt, under the context and salt its request asked for."""
+        salted, context = self.asked[receipt_id]
+        salt = hashlib.sha256(receipt_id.encode()).digest() if salted else bytes(32)
+        document = self.receipts[receipt_id]
+        receipt = EvmReceipt.from_document(document, salt=salt, context=bytes.fromhex(context))
+        signature = sign(receipt, self.evm_key)
+        r, vs = compact(signature)
+        told = {
+            "format": "adyton-evm-receipt/1",
+            "receipt_id": receipt_id,
+            "key_id": "evm-1",
+            "signer": address_of(self.evm_key),
+            "receipt": receipt.to_json(),
+            "salt": "0x" + salt.hex(),
+            "signature": "0x" + signature.hex(),
+            "r": "0x" + r.hex(),
+            "vs": "0x" + vs.hex(),
+            "typed_data": receipt.typed_data(),
+        }
+        return json.dumps(self.edit_evm(told)).encode()
 
     def sign(self, path: str, request: bytes, response: bytes, cut: str | None) -> str:
         """Make and keep the receipt of one exchange; returns its id."""
@@ -270,6 +306,8 @@ def _handler(node: FakeNode) -> type[BaseHTTPRequestHandler]:
                 nonce = parse_qs(url.query)["nonce"][0]
                 body = node.fixed_report or node.report_from.report(nonce)
                 self._answer(node.report_status, body)
+            elif url.path.endswith("/evm"):
+                self._answer(node.evm_status, node.evm(url.path.split("/")[-2]))
             elif url.path.startswith("/v1/aci/receipts/"):
                 self._receipt(url.path.rpartition("/")[2])
             elif url.path == "/v1/models":
@@ -310,12 +348,17 @@ def _handler(node: FakeNode) -> type[BaseHTTPRequestHandler]:
                 return {}
             return {"x-receipt-id": node.receipt_id_header or receipt_id}
 
+        def _remember(self, receipt_id: str) -> None:
+            salted = self.headers.get("x-adyton-salt") != "none"
+            node.asked[receipt_id] = salted, self.headers.get("x-adyton-context", "00" * 32)
+
         def _plain(self, body: bytes) -> None:
             document: dict[str, Any] = CHAT
             if node.status != 200:
                 document = {"error": {"message": "refused", "type": "x"}}
             answer = json.dumps(document).encode()
             receipt_id = node.sign(self.path, body, answer, None)
+            self._remember(receipt_id)
             if node.flip_response:
                 answer = answer.replace(b"quiet", b"quieT")
             encoding = {}
@@ -330,6 +373,7 @@ def _handler(node: FakeNode) -> type[BaseHTTPRequestHandler]:
                 chunks = chunks[:-1]
             cut = "cut" if node.truncate in ("stated", "stated-with-done") else None
             receipt_id = node.sign(self.path, body, b"".join(chunks), cut)
+            self._remember(receipt_id)
             kind = {"content-type": "text/event-stream; charset=utf-8"}
             self._head(200, kind | {"transfer-encoding": "chunked"} | self._ids(receipt_id))
             for i, chunk in enumerate(chunks):
