@@ -3,7 +3,7 @@ pragma solidity 0.8.37;
 
 import {IMeasurementPolicy} from "./interfaces/IMeasurementPolicy.sol";
 import {IQuoteVerifier, Verdict} from "./interfaces/IQuoteVerifier.sol";
-import {NodeRecords} from "./NodeRecords.sol";
+import {ReceiptVerifier} from "./ReceiptVerifier.sol";
 import {Keyset} from "./lib/Keyset.sol";
 import {QuoteLayout} from "./lib/QuoteLayout.sol";
 import {RecentBlock} from "./lib/RecentBlock.sol";
@@ -35,7 +35,7 @@ error PolicyAnswerInvalid(address policy);
 /// @title Keys that are proved to live in approved, genuine enclaves
 /// @notice Anyone may register any node: only the proof counts, and who submits it gains nothing.
 /// What is remembered is kept per policy, so each consumer sees the nodes of the policy it trusts.
-contract NodeRegistry is NodeRecords {
+contract NodeRegistry is ReceiptVerifier {
     /// @notice Checks quotes, and keeps the collateral to do so.
     IQuoteVerifier public immutable quotes;
 

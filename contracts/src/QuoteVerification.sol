@@ -44,6 +44,13 @@ abstract contract QuoteVerification is IQuoteVerifier, Platforms, TcbInfoSource,
     function verifyQuote(bytes calldata quote, bytes calldata platform)
         external
         override
+        returns (Verdict memory)
+    {
+        return _verifyQuote(quote, platform);
+    }
+
+    function _verifyQuote(bytes calldata quote, bytes calldata platform)
+        internal
         returns (Verdict memory verdict)
     {
         (uint256 start, uint256 end) = QuoteLayout.body(quote);

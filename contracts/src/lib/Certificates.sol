@@ -133,29 +133,34 @@ library Certificates {
     }
 
     /// @notice One extension at `at`: its identifier (an OID's content, right-aligned; 0 where it
-    /// has more than 32 bytes, or starts with zero), whether it is critical, and where its value stands.
+    /// has more than 30 bytes, or starts with zero), whether it is critical, and where its value stands.
     function extension(uint256 at, uint256 end)
         internal
         pure
         returns (uint256 oid, bool critical, uint256 value, uint256 next)
     {
-        unchecked {
-            (at, next) = Der.open(at, end, Der.SEQUENCE);
-            (uint256 content, uint256 after_) = Der.open(at, next, Der.OBJECT_IDENTIFIER);
-            uint256 size = after_ - content;
-            // A first byte of zero would vanish: such an identifier stays unknown.
-            if (size < 33 && Der.word(content) >> 248 != 0) {
-                oid = Der.word(content) >> (256 - (size << 3));
+        (value, next) = Der.open(at, end, Der.SEQUENCE);
+        uint256 fault;
+        assembly ("memory-safe") {
+            let head := calldataload(value)
+            let size := byte(1, head)
+            fault := or(xor(byte(0, head), 0x06), gt(size, 0x7f))
+            value := add(add(value, 2), size)
+            // A first byte of zero would vanish: such an identifier stays unknown. The next
+            // element's end is checked against the extension's, and with it this one's.
+            if and(lt(size, 31), gt(byte(2, head), 0)) {
+                oid := shr(sub(256, shl(3, size)), shl(16, head))
             }
-            uint256 flag = Der.word(after_);
-            if (flag >> 248 == Der.BOOLEAN) {
+            head := calldataload(value)
+            if eq(byte(0, head), 0x01) {
                 // DER: true is 0xff, and false, the default, is not written.
-                if (flag >> 232 != 0x0101ff) revert ExtensionMalformed(bytes32(oid));
-                critical = true;
-                after_ += 3;
+                critical := 1
+                fault := or(fault, xor(shr(232, head), 0x0101ff))
+                value := add(value, 3)
             }
-            value = Der.openLast(after_, next, Der.OCTET_STRING);
         }
+        if (fault != 0) revert ExtensionMalformed(bytes32(oid));
+        value = Der.openLast(value, next, Der.OCTET_STRING);
     }
 
     /// @notice The 20 bytes of an authority key identifier whose value stands from `value` to
@@ -245,16 +250,15 @@ library Certificates {
         }
     }
 
-    /// @dev The first byte of the named bits; decipherOnly, alone in the second, is not looked at.
+    /// @dev The first byte of the named bits, of one or two.
     function _keyUsage(uint256 value, uint256 next) private pure returns (uint256) {
         unchecked {
-            uint256 content = Der.openLast(value, next, Der.BIT_STRING);
-            uint256 head = Der.word(content);
-            uint256 size = next - content;
-            if (size < 2 || size > 3 || head >> 248 > 7) {
+            uint256 head = Der.word(value);
+            uint256 size = next - value;
+            if ((head >> 240) + 2 != size + 0x0300 || size < 4 || size > 5 || head >> 232 & 0xff > 7) {
                 revert ExtensionMalformed(bytes32(KEY_USAGE));
             }
-            return (head >> 240) & 0xff;
+            return (head >> 224) & 0xff;
         }
     }
 

@@ -41,8 +41,10 @@ library Crls {
         0x0000000000000001000000000000000100000000000000010000000000000001;
     uint256 private constant HIGHS =
         0x8000000000000000800000000000000080000000000000008000000000000000;
-    /// @dev An entry has at least 20 bytes: its header, a serial of one byte and a UTCTime.
-    uint256 private constant SHORTEST_ENTRY = 20;
+    /// @dev SEQUENCE { SEQUENCE { OBJECT IDENTIFIER 2.5.29.21, OCTET STRING { ENUMERATED } } }.
+    uint256 private constant REASON = 0x300c300a0603551d1504030a01;
+    /// @dev An entry has at least 7 bytes: its header, a serial of one byte and an empty date.
+    uint256 private constant SHORTEST_ENTRY = 7;
 
     /// @notice The first 8 bytes of keccak256 of the serial as 32 bytes.
     function tag(uint256 serial) internal pure returns (uint256 value) {
@@ -126,11 +128,14 @@ library Crls {
             while (at < end) {
                 (uint256 content, uint256 next) = Der.open(at, end, Der.SEQUENCE);
                 (uint256 serial, uint256 after_) = Der.unsigned(content, next, 20);
-                (, after_) = Dates.read(after_, next);
-                if (after_ != next) _readEntryExtensions(after_, next);
+                // When it was revoked changes nothing: it is revoked now.
+                uint256 tag_ = Der.word(after_) >> 248;
+                if (tag_ != Der.GENERALIZED_TIME) tag_ = Der.UTC_TIME;
+                (, after_) = Der.open(after_, next, tag_);
+                if (after_ != next && !_isReason(after_, next)) _readEntryExtensions(after_, next);
                 uint256 value = tag(serial);
                 assembly ("memory-safe") {
-                    // Entries have 20 bytes or more each, so `size` stays within what was allocated.
+                    // Entries have 7 bytes or more each, so `size` stays within what was allocated.
                     mstore(add(add(tags, 0x20), size), shl(192, value))
                 }
                 size += 8;
@@ -142,7 +147,14 @@ library Crls {
         }
     }
 
-    /// @dev Reasons and dates change nothing: what is listed is revoked. A critical extension might
+    /// @dev The one extension entries have, as Intel writes it: a reason code, not critical.
+    function _isReason(uint256 at, uint256 end) private pure returns (bool) {
+        unchecked {
+            return end - at == 14 && Der.word(at) >> 152 == REASON;
+        }
+    }
+
+    /// @dev Reasons change nothing either: what is listed is revoked. A critical extension might
     /// (a certificate of another issuer, for one), so none is accepted.
     function _readEntryExtensions(uint256 at, uint256 end) private pure {
         at = Der.openLast(at, end, Der.SEQUENCE);

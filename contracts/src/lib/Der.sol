@@ -21,6 +21,7 @@ library Der {
     uint256 internal constant BIT_STRING = 0x03;
     uint256 internal constant OCTET_STRING = 0x04;
     uint256 internal constant OBJECT_IDENTIFIER = 0x06;
+    uint256 internal constant ENUMERATED = 0x0a;
     uint256 internal constant UTC_TIME = 0x17;
     uint256 internal constant GENERALIZED_TIME = 0x18;
     uint256 internal constant SEQUENCE = 0x30;
@@ -39,23 +40,26 @@ library Der {
         pure
         returns (uint256 content, uint256 next)
     {
-        unchecked {
-            if (at + 2 > end) revert DerOverrun(tag);
-            uint256 head = word(at);
-            if (head >> 248 != tag) revert DerTagUnexpected(tag, head >> 248);
-            uint256 length = (head >> 240) & 0xff;
-            content = at + 2;
-            if (length > 0x7f) {
-                uint256 bits = (length & 0x7f) << 3;
-                if (bits == 0 || bits > 24) revert DerLengthMalformed(tag);
-                length = ((head << 16) >> (256 - bits));
-                if (length < 0x80 || length >> (bits - 8) == 0) revert DerLengthMalformed(tag);
-                content += bits >> 3;
+        bool ok;
+        assembly ("memory-safe") {
+            let head := calldataload(at)
+            let length := byte(1, head)
+            content := add(at, 2)
+            ok := eq(byte(0, head), tag)
+            if gt(length, 0x7f) {
+                // The low bits count the bytes of the length: 1 to 3, none of them superfluous.
+                let size := and(length, 0x7f)
+                length := shr(sub(256, shl(3, size)), shl(16, head))
+                ok := and(ok, lt(sub(size, 1), 3))
+                ok := and(ok, and(gt(length, 0x7f), gt(shr(shl(3, sub(size, 1)), length), 0)))
+                content := add(content, size)
             }
-            // No sum here overflows: lengths have 24 bits, positions those of calldata.
-            next = content + length;
-            if (next > end) revert DerOverrun(tag);
+            // No sum overflows: lengths have 24 bits. As next is at least content, a header that
+            // would itself reach beyond the end is refused here too.
+            next := add(content, length)
+            ok := and(ok, iszero(gt(next, end)))
         }
+        if (!ok) _refuse(at, end, tag);
     }
 
     /// @notice As `open`, for an element that must fill the one that contains it.
@@ -75,20 +79,40 @@ library Der {
         pure
         returns (uint256 value, uint256 next)
     {
-        unchecked {
-            uint256 content;
-            (content, next) = open(at, end, INTEGER);
-            uint256 size = next - content;
-            uint256 head = word(content);
-            if (size == 0 || head >> 255 != 0) revert DerIntegerMalformed(maximumBytes);
-            if (head >> 248 == 0 && size > 1) {
-                // A leading zero is right only where the next bit would read as a sign.
-                if ((head >> 247) & 1 == 0) revert DerIntegerMalformed(maximumBytes);
-                head = word(content + 1);
-                size -= 1;
+        uint256 content;
+        (content, next) = open(at, end, INTEGER);
+        bool ok;
+        assembly ("memory-safe") {
+            let size := sub(next, content)
+            let head := calldataload(content)
+            // Not empty, not negative.
+            ok := and(gt(size, 0), lt(byte(0, head), 0x80))
+            if iszero(byte(0, head)) {
+                if gt(size, 1) {
+                    // A leading zero is right only where the next bit would read as a sign.
+                    ok := gt(byte(1, head), 0x7f)
+                    size := sub(size, 1)
+                    head := calldataload(add(content, 1))
+                }
             }
-            if (size > maximumBytes) revert DerIntegerMalformed(maximumBytes);
-            value = head >> (256 - (size << 3));
+            ok := and(ok, iszero(gt(size, maximumBytes)))
+            value := shr(sub(256, shl(3, size)), head)
         }
+        if (!ok) revert DerIntegerMalformed(maximumBytes);
+    }
+
+    /// @dev Says what `open` refused.
+    function _refuse(uint256 at, uint256 end, uint256 tag) private pure {
+        if (at + 2 > end) revert DerOverrun(tag);
+        uint256 head = word(at);
+        if (head >> 248 != tag) revert DerTagUnexpected(tag, head >> 248);
+        uint256 length = (head >> 240) & 0xff;
+        if (length > 0x7f) {
+            uint256 size = length & 0x7f;
+            if (size == 0 || size > 3) revert DerLengthMalformed(tag);
+            length = (head << 16) >> (256 - size * 8);
+            if (length < 0x80 || length >> (size * 8 - 8) == 0) revert DerLengthMalformed(tag);
+        }
+        revert DerOverrun(tag);
     }
 }

@@ -146,6 +146,6 @@ library Keyset {
             && _word(keyset, at + 26) == ",\"key_id\":\"evm-1\",\"public_key\":\""
             && uint256(_word(keyset, at + 58)) == Hex.digits(key >> 32)
             && uint80(bytes10(_word(keyset, at + 90)))
-                == (uint64(Hex.digits(uint32(key))) << 16) | 0x227d; // "}
+                == (uint80(uint64(Hex.digits(uint32(key)))) << 16) | 0x227d; // "}
     }
 }

@@ -16,8 +16,14 @@ error SgxSvnMalformed(uint256 component);
 library SgxExtension {
     /// @dev OBJECT IDENTIFIER, 10 bytes: 1.2.840.113741.1.13.1.<arc>, up to the arc.
     uint256 private constant ENTRY = 0x060a2a864886f84d010d01;
-    /// @dev SEQUENCE, 16 bytes: { OBJECT IDENTIFIER 1.2.840.113741.1.13.1.2.<n>, up to the n.
-    uint256 private constant SVN = 0x3010060b2a864886f84d010d0102;
+    /// @dev SEQUENCE { OBJECT IDENTIFIER 1.2.840.113741.1.13.1.2.<n>, INTEGER of one byte }, without
+    /// the n and the integer; the same with an integer of two and three bytes, the first one zero
+    /// where the value would read as negative without.
+    uint256 private constant SVN = 0x3010060b2a864886f84d010d010200020100;
+    uint256 private constant SVN_2 = 0x3011060b2a864886f84d010d01020002020000;
+    uint256 private constant SVN_3 = 0x003012060b2a864886f84d010d0102000203000000;
+    /// @dev SEQUENCE { OBJECT IDENTIFIER 1.2.840.113741.1.13.1.2.18, OCTET STRING of 16 bytes }.
+    uint256 private constant CPUSVN = 0x301f060b2a864886f84d010d0102120410;
 
     /// @notice What the extension from `at` to `end` says of the platform. `cpusvn` is the sixteen
     /// component SVNs, the first in the highest byte.
@@ -38,7 +44,7 @@ library SgxExtension {
             (value, at) = _entry(at, end, 4, Der.OCTET_STRING);
             if (at - value != 6) revert SgxEntryMalformed(4);
             fmspc = bytes6(bytes32(Der.word(value)));
-            (, at) = _entry(at, end, 5, 0x0a); // SGX type
+            (, at) = _entry(at, end, 5, Der.ENUMERATED); // SGX type
             // What follows (platform instance, configuration) is not used, and may not repeat.
             uint256 last = 5;
             while (at < end) {
@@ -62,51 +68,49 @@ library SgxExtension {
     {
         unchecked {
             (value, next) = Der.open(at, end, Der.SEQUENCE);
-            if (value + 12 > next || Der.word(value) >> 160 != (ENTRY << 8 | arc)) {
-                revert SgxEntryUnexpected(arc);
-            }
+            if (Der.word(value) >> 160 != (ENTRY << 8 | arc)) revert SgxEntryUnexpected(arc);
             value = Der.openLast(value + 12, next, tag);
         }
     }
 
-    /// @dev Components 1 to 16 of one byte each, then PCESVN (17) and the raw CPUSVN (18).
+    /// @dev Components 1 to 16 of one byte each, then PCESVN (17) and the raw CPUSVN (18), which
+    /// together end at `end`: so none of them reached beyond it.
     function _tcb(uint256 at, uint256 end) private pure returns (bytes16 cpusvn, uint16 pcesvn) {
-        unchecked {
-            uint256 svns;
-            uint256 value;
-            for (uint256 i = 1; i < 17; ++i) {
-                (value, at) = _svn(at, end, i, 1);
-                svns = svns << 8 | value;
+        uint256 svns;
+        uint256 value;
+        uint256 i = 1;
+        bool ok;
+        assembly ("memory-safe") {
+            for {} lt(i, 17) { i := add(i, 1) } {
+                let head := calldataload(at)
+                at := add(at, 18)
+                value := xor(shr(112, head), add(SVN, shl(24, i)))
+                if gt(value, 0x7f) {
+                    at := add(at, 1)
+                    value := xor(shr(104, head), add(SVN_2, shl(32, i)))
+                    if iszero(lt(sub(value, 0x80), 0x80)) { break }
+                }
+                svns := or(shl(8, svns), value)
             }
-            cpusvn = bytes16(uint128(svns));
-            (value, at) = _svn(at, end, 17, 2);
-            pcesvn = uint16(value);
-            // 33 bytes: { OBJECT IDENTIFIER .2.18, OCTET STRING of 16 }
-            uint256 head = Der.word(at);
-            if (
-                at + 33 != end || head >> 136 != (SVN << 8 | 18) + (0x0f << 104)
-                    || (head >> 120) & 0xffff != 0x0410
-            ) revert SgxSvnMalformed(18);
-        }
-    }
-
-    /// @dev The SVN of component `i`, an integer of at most `size` bytes (1 or 2), and what follows.
-    function _svn(uint256 at, uint256 end, uint256 i, uint256 size)
-        private
-        pure
-        returns (uint256 value, uint256 next)
-    {
-        unchecked {
-            uint256 head = Der.word(at);
-            // An integer takes one byte more than the fewest, or two: the entry's length says.
-            uint256 longer = ((head >> 240) & 0xff) - 0x10;
-            next = at + 18 + longer;
-            if (longer > size || next > end || head >> 136 != (SVN << 8 | i) + (longer << 104)) {
-                revert SgxSvnMalformed(i);
+            if eq(i, 17) {
+                let head := calldataload(at)
+                at := add(at, 18)
+                value := xor(shr(112, head), add(SVN, shl(24, 17)))
+                ok := lt(value, 0x80)
+                if iszero(ok) {
+                    at := add(at, 1)
+                    value := xor(shr(104, head), add(SVN_2, shl(32, 17)))
+                    ok := lt(sub(value, 0x80), 0x7f80)
+                }
+                if iszero(ok) {
+                    at := add(at, 1)
+                    value := xor(shr(96, head), add(SVN_3, shl(40, 17)))
+                    ok := lt(sub(value, 0x8000), 0x8000)
+                }
             }
-            uint256 last;
-            (value, last) = Der.unsigned(at + 15, next, size);
-            if (last != next) revert SgxSvnMalformed(i);
         }
+        if (!ok) revert SgxSvnMalformed(i);
+        if (at + 33 != end || Der.word(at) >> 120 != CPUSVN) revert SgxSvnMalformed(18);
+        return (bytes16(uint128(svns)), uint16(value));
     }
 }

@@ -4,6 +4,9 @@ pragma solidity 0.8.37;
 import {QuoteVerification} from "../../src/QuoteVerification.sol";
 import {P256} from "../../src/lib/P256.sol";
 
+/// @notice The test stated no TCB info of this family, or no QE identity of this TEE.
+error NothingGiven();
+
 /// @title Quote verification with platform, TCB info and QE identity as the test states them
 /// @notice Answers are kept as they would be after decoding; nothing about them is checked here.
 contract QuoteHarness is QuoteVerification {
@@ -48,7 +51,7 @@ contract QuoteHarness is QuoteVerification {
     /// @notice What a verification costs, answers included and the call itself not.
     function gasOf(bytes calldata quote, bytes calldata platform) external returns (uint256 gas) {
         gas = gasleft();
-        this.verifyQuote(quote, platform);
+        _verifyQuote(quote, platform);
         gas -= gasleft();
     }
 
@@ -67,13 +70,13 @@ contract QuoteHarness is QuoteVerification {
         returns (bytes memory, uint64, uint16)
     {
         Document storage found = _infos[fmspc][tdx];
-        require(found.packed.length != 0, "no TCB info");
+        if (found.packed.length == 0) revert NothingGiven();
         return (found.packed, found.expiry, found.number);
     }
 
     function _qeIdentity(bool tdx) internal view override returns (bytes memory, uint64, uint16) {
         Document storage found = _identities[tdx];
-        require(found.packed.length != 0, "no QE identity");
+        if (found.packed.length == 0) revert NothingGiven();
         return (found.packed, found.expiry, found.number);
     }
 }
