@@ -24,6 +24,7 @@ from gateway.settings import (
     DATABASE_FILE,
     SIMULATED_TEES,
     TEES,
+    ChainChoice,
     GivenKey,
     Limits,
     ModelChoice,
@@ -141,6 +142,31 @@ def main() -> None:
     is_flag=True,
     help="Hand out no event log; for guests that extend their registers after boot.",
 )
+@click.option(
+    "--chain",
+    "chain_rpc",
+    metavar="RPC",
+    envvar="ADYTON_CHAIN",
+    help="Register the node on the chain behind this JSON-RPC URL, and keep it registered.",
+)
+@click.option(
+    "--registry",
+    metavar="ADDRESS",
+    envvar="ADYTON_REGISTRY",
+    help="The NodeRegistry contract to register with.",
+)
+@click.option(
+    "--measurement-policy",
+    metavar="ADDRESS",
+    envvar="ADYTON_MEASUREMENT_POLICY",
+    help="The policy contract to register under.",
+)
+@click.option(
+    "--chain-key",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="ADYTON_CHAIN_KEY",
+    help="File with the key that pays for gas, for its owner's eyes alone; no identity.",
+)
 @click.option("--source-repo", help="Public repository of this code.")
 @click.option("--source-commit")
 @click.option("--image-digest", help="sha256:<hex> of the image that runs.")
@@ -183,6 +209,19 @@ def serve(as_json: bool, log_level: str, **options: Any) -> None:
         _fail(e)
 
 
+def _chain(o: dict[str, Any]) -> ChainChoice | None:
+    """Where to register, None for nowhere. Raises UsageError for half an answer."""
+    names = ("chain_rpc", "registry", "measurement_policy", "chain_key")
+    given = [o[name] for name in names]
+    if not any(given):
+        return None
+    if not all(given):
+        raise click.UsageError(
+            "--chain, --registry, --measurement-policy and --chain-key go together"
+        )
+    return ChainChoice(*given)
+
+
 def _settings(o: dict[str, Any]) -> Settings:
     return Settings(
         tee=o["tee"],
@@ -206,6 +245,7 @@ def _settings(o: dict[str, Any]) -> Settings:
         gpu=o["gpu"],
         event_log=not o["no_event_log"],
         api_keys=o["api_keys"],
+        chain=_chain(o),
         provenance=Provenance(o["source_repo"], o["source_commit"], o["image_digest"]),
         limits=Limits(
             requests_per_minute=o["requests_per_minute"],

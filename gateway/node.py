@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
-from collections.abc import Awaitable, Callable
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
 
 from attestation.errors import AttestationError
 from attestation.issuers.base import IssuedEvidence, Issuer
@@ -22,6 +23,7 @@ from enclave.worker.proto import worker_pb2 as pb
 from enclave.worker.supervisor import Supervisor, WorkerState
 from gateway.attest import Attester
 from gateway.catalog import specs
+from gateway.chain import ChainRegistry
 from gateway.collateral import CollateralKeeper
 from gateway.cut import Cut, Reason
 from gateway.edge import RequestContext
@@ -32,6 +34,7 @@ from gateway.limits import Gate
 from gateway.logs import event, failure
 from gateway.machine import Machine, find_gpus
 from gateway.metrics import Metrics
+from gateway.registrar import ChainMetrics, Registrar
 from gateway.settings import DATABASE_FILE, Settings
 from gateway.storage import ApiKeyStore, Binding, Database, ReceiptStore, StorageError, given_key
 from gateway.work import Engine
@@ -75,6 +78,7 @@ class Node:
             gpus=gpus,
         )
         self._keeper: CollateralKeeper | None = None
+        self.registrar: Registrar | None = None
         self._database = database
         self._supervisor = supervisor
         self._chores: list[asyncio.Task[None]] = []
@@ -106,12 +110,15 @@ class Node:
             if settled:
                 event("restart_settled", receipts=settled)
             node._keeper = await CollateralKeeper.open(settings, issuer, node.metrics)
+            node.registrar = await asyncio.to_thread(node.make_registrar)
         except BaseException:
             if supervisor is not None:
                 await supervisor.stop(0)
             await database.close()
             raise
         node._begin_chores()
+        if node.registrar is not None:
+            node.registrar.start()
         return node
 
     # --- what serving a prompt needs (gateway.prompt.Host) -----------------------------
@@ -167,6 +174,27 @@ class Node:
 
     def _endorsed(self, evidence: IssuedEvidence) -> IssuedEvidence:
         return evidence if self._keeper is None else self._keeper.endorse(evidence)
+
+    # --- what a chain is told ---------------------------------------------------------
+
+    def make_registrar(self) -> Registrar | None:
+        """What keeps the node registered, None where nobody asked. Raises StartError."""
+        if self.settings.chain is None:
+            return None
+        stopping = threading.Event()
+        return Registrar(
+            ChainRegistry.open(self.settings.chain, self.issuer.tee_type, stopping),
+            ChainMetrics(self.metrics),
+            keys=lambda: self.ring.current.keys,
+            issue=lambda data: self._endorsed(self.issuer.issue(data)),
+            collateral=lambda: None if self._keeper is None else self._keeper.current,
+            stopping=stopping,
+        )
+
+    @property
+    def on_chain(self) -> Mapping[str, Any] | None:
+        """How registering goes, None where nobody asked for it."""
+        return None if self.registrar is None else self.registrar.metrics.state
 
     # --- how it is doing ------------------------------------------------------------
 
@@ -237,6 +265,8 @@ class Node:
 
     async def stop(self) -> None:
         """Let go of everything; the server has ended and every exchange with it."""
+        if self.registrar is not None:
+            self.registrar.stop()
         for chore in self._chores:
             chore.cancel()
         await asyncio.gather(*self._chores, return_exceptions=True)

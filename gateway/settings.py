@@ -63,6 +63,19 @@ class GivenKey:
 
 
 @dataclass(frozen=True, slots=True)
+class ChainChoice:
+    """Where a node registers itself, and the file with the key that pays for it.
+
+    `rpc` may hold a provider's key, so it is not shown.
+    """
+
+    rpc: str = field(repr=False)
+    registry: str
+    policy: str
+    key_file: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """One node. `tee` is always typed by a person; nothing falls back to the simulator.
 
@@ -92,6 +105,7 @@ class Settings:
     gpu: GpuMode = "auto"
     event_log: bool = True
     api_keys: Sequence[GivenKey] = ()
+    chain: ChainChoice | None = None
     provenance: Provenance = field(default_factory=Provenance)
     limits: Limits = field(default_factory=Limits)
 

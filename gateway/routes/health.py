@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter, Request, Response
 
 from gateway.metrics import CONTENT_TYPE
@@ -11,8 +13,25 @@ from gateway.routes.common import json_response
 
 router = APIRouter()
 _STATUS = ok(
-    "The node's state.",
-    {"type": "object", "properties": {"status": {"type": "string"}}, "required": ["status"]},
+    "The node's state; `chain` where it registers itself, of which readiness does not depend.",
+    {
+        "type": "object",
+        "properties": {
+            "status": {"type": "string"},
+            "chain": {
+                "type": "object",
+                "properties": {
+                    "state": {"enum": ["starting", "not_registered", "registered"]},
+                    "signer": {"type": "string"},
+                    "registered_until": {"type": "integer"},
+                    "failures": {"type": "integer"},
+                    "problem": {"type": "string"},
+                },
+                "required": ["state", "failures"],
+            },
+        },
+        "required": ["status"],
+    },
 )
 
 
@@ -25,9 +44,10 @@ async def healthz() -> Response:
 async def readyz(request: Request) -> Response:
     node: Node = request.app.state.node
     problem = node.not_ready()
-    if problem is None:
-        return json_response({"status": "ready"})
-    return json_response({"status": problem}, status=503)
+    told: dict[str, Any] = {"status": problem or "ready"}
+    if node.on_chain is not None:
+        told["chain"] = node.on_chain
+    return json_response(told, status=200 if problem is None else 503)
 
 
 @router.get(

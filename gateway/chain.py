@@ -1,0 +1,141 @@
+"""What registering a node on a chain takes: the contracts, and an account that pays for gas.
+
+The paying account is no identity. Whoever holds its key can spend what is on it, and
+register nobody: a registration is proved by the node's quote, not by who sends it.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from dataclasses import replace
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Final, Protocol
+
+from attestation.collateral.model import Collateral
+from attestation.errors import AttestationError
+from attestation.issuers.base import IssuedEvidence
+from attestation.keyset import Keyset
+from attestation.onchain.abi import read_address
+from attestation.onchain.account import Account
+from attestation.onchain.client import NodeRecord, RegistryClient
+from attestation.onchain.errors import NotProvable
+from attestation.onchain.faults import ChainError, ContractRefused
+from attestation.onchain.quote import prove
+from attestation.onchain.registration import Registration, registration_nonce
+from attestation.onchain.rpc import Block, Rpc
+from attestation.onchain.sender import Mined, Sender
+from gateway.errors import StartError
+from gateway.logs import event
+from gateway.settings import ChainChoice
+
+PROVABLE: Final = ("sgx", "tdx")
+RPC_TIMEOUT_S: Final = 15.0
+_NEEDED: Final = {"eth_account": "eth-account", "Crypto": "pycryptodome", "coincurve": "coincurve"}
+
+
+class Registry(Protocol):
+    """One registry under one policy, as a node sees it. Every call may block for minutes.
+
+    All raise AttestationError: ChainError, ContractRefused, NotProvable.
+    """
+
+    def latest_block(self) -> Block:
+        """A block new enough to bind a quote to, and old enough for contracts to know it."""
+        ...
+
+    def nonce(self, block: Block) -> str:
+        """What the node's evidence must be issued for, 64 lowercase hex."""
+        ...
+
+    def standing(self, signer: str) -> NodeRecord | None:
+        """The signer's record while receipts of now would be accepted under it, else None."""
+        ...
+
+    def register(self, keyset: Keyset, evidence: IssuedEvidence, block: Block) -> Mined:
+        """The node counts. `evidence` was issued over the keyset and the block's nonce."""
+        ...
+
+
+class ChainRegistry:
+    """The registry that the operator named, over their RPC node."""
+
+    def __init__(self, client: RegistryClient, policy: str) -> None:
+        self._client, self._policy = client, policy
+
+    @classmethod
+    def open(cls, choice: ChainChoice, tee_type: str, stopping: threading.Event) -> ChainRegistry:
+        """Read addresses and key; nothing is asked of the chain yet. Raises StartError.
+
+        Once `stopping` is set, waiting for the chain ends in a ChainError.
+        """
+        if tee_type not in PROVABLE:
+            raise StartError(
+                f"contracts check evidence of {' and '.join(PROVABLE)}, not {tee_type}"
+            )
+        _require_libraries()
+        try:
+            registry, policy = read_address(choice.registry), read_address(choice.policy)
+        except ValueError as e:
+            raise StartError(f"--registry and --measurement-policy: {e}") from None
+
+        def sleep(seconds: float) -> None:
+            if stopping.wait(seconds):
+                raise ChainError("the node is stopping")
+
+        try:
+            rpc = Rpc(choice.rpc, timeout_s=RPC_TIMEOUT_S, sleep=sleep)
+            sender = Sender(rpc, Account.load(choice.key_file), sleep=sleep)
+        except (AttestationError, ValueError) as e:
+            raise StartError(f"--chain, --chain-key: {e}") from None
+        event("chain", rpc=rpc.shown, registry=registry, policy=policy, account=sender.address)
+        return cls(RegistryClient(rpc, registry, sender), policy)
+
+    def latest_block(self) -> Block:
+        return self._client.latest_block()
+
+    def nonce(self, block: Block) -> str:
+        return registration_nonce(
+            self._client.rpc.chain_id, self._client.registry, block.number, block.hash
+        )
+
+    def standing(self, signer: str) -> NodeRecord | None:
+        if not self._client.counts(signer, self._policy):
+            return None
+        return self._client.node_of(signer, self._policy)
+
+    def register(self, keyset: Keyset, evidence: IssuedEvidence, block: Block) -> Mined:
+        """The short form of the platform first: refusals are estimated, so a try is free."""
+        if not isinstance(evidence.collateral, Collateral):
+            raise NotProvable("collateral", "the evidence comes without DCAP collateral")
+        proof = prove(evidence.quote, evidence.collateral)
+        whole = Registration.build(
+            quote=proof.quote,
+            platform=proof.platform,
+            keyset=keyset,
+            chain_id=self._client.rpc.chain_id,
+            registry=self._client.registry,
+            block_number=block.number,
+            block_hash=block.hash,
+            now=block.time,
+        )
+        try:
+            short = replace(whole, platform=proof.registered_platform)
+            return self._client.register(short, self._policy)
+        except ContractRefused:
+            return self._client.register(whole, self._policy)
+
+
+def _require_libraries() -> None:
+    """What signs transactions is here and loaded, and left the interpreter as it was."""
+    absent = [package for module, package in _NEEDED.items() if find_spec(module) is None]
+    if absent:
+        raise StartError(f"--chain needs {', '.join(absent)}: pip install 'adyton[node,onchain]'")
+    # py_ecc, which comes along, raises the recursion limit to where deeply nested JSON from a
+    # client overruns the stack: the process would die instead of refusing it.
+    limit = sys.getrecursionlimit()
+    try:
+        import_module("eth_account")
+    finally:
+        sys.setrecursionlimit(limit)
