@@ -21,6 +21,7 @@ COMMANDS: Final[dict[str, tuple[str, str]]] = {
     "collateral": ("adyton.cli.collateral", "Fetch collateral, bundle it, look into it."),
     "receipt": ("adyton.cli.receipt", "Fetch receipts and verify them offline."),
     "manifest": ("adyton.cli.manifest", "Render, lint, measure and sign Gramine manifests."),
+    "chain": ("adyton.cli.chain", "Let contracts check quotes and receipts."),
     "demo": ("adyton.cli.demo", "Start a simulated node and try everything against it."),
 }
 """Command -> (module, one-line help). The module holds it under its name, - as _."""

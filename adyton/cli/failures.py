@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import click
 
+from adyton.cli import chain_refusals
 from adyton.errors import NodeRefused, NodeUnreachable, UnsafeUrl
 from attestation.errors import (
     AttestationError,
@@ -16,6 +17,8 @@ from attestation.errors import (
     PolicyError,
     VerificationError,
 )
+from attestation.onchain.errors import NotProvable
+from attestation.onchain.faults import AccountError, ChainError, ContractRefused
 
 EXIT_OTHER: Final = 1
 EXIT_USAGE: Final = 2
@@ -27,10 +30,13 @@ EXIT_NETWORK: Final = 6
 EXIT_CODES: Final[tuple[tuple[type[BaseException], int, str], ...]] = (
     (click.UsageError, EXIT_USAGE, "usage"),
     (UnsafeUrl, EXIT_USAGE, "usage"),
+    (AccountError, EXIT_USAGE, "usage"),
     (MalformedEvidence, EXIT_MALFORMED, "malformed"),
     (PolicyError, EXIT_POLICY, "refused by policy"),
+    (NotProvable, EXIT_POLICY, "not provable to a contract"),
     (VerificationError, EXIT_NOT_AUTHENTIC, "not authentic"),
     (CollateralError, EXIT_NETWORK, "collateral"),
+    (ChainError, EXIT_NETWORK, "chain"),
     (NodeUnreachable, EXIT_NETWORK, "network"),
     (NodeRefused, EXIT_NETWORK, "network"),
     (AttestationError, EXIT_OTHER, "error"),
@@ -73,6 +79,8 @@ def _openai_failure(error: BaseException) -> tuple[int, str] | None:
 
 def exit_code_of(error: BaseException) -> tuple[int, str]:
     """(exit code, headline) for an error."""
+    if isinstance(error, ContractRefused):
+        return chain_refusals.code_of(error)
     for kind, code, headline in EXIT_CODES:
         if isinstance(error, kind):
             return code, headline
@@ -104,6 +112,9 @@ def failure_of(error: BaseException) -> Failure:
             extra["reason"] = str(error)
     elif isinstance(error, VerificationError):
         extra["step"] = error.step
+    elif isinstance(error, ContractRefused):
+        extra |= {"contract_error": error.name, "arguments": error.shown_arguments}
+        hints += chain_refusals.hints_of(error)
     return Failure(
         error=type(error).__name__,
         reason=reason,

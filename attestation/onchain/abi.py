@@ -75,7 +75,7 @@ class ErrorTable:
 
 
 class Interface:
-    """What can be asked of a contract. Names are unique: ours are not overloaded."""
+    """What can be asked of a contract, and its events. Names are unique: none is overloaded."""
 
     def __init__(self, name: str, abi: Sequence[Item]) -> None:
         self.name = name
@@ -83,10 +83,31 @@ class Interface:
         self._constructor: Sequence[Item] = next(
             (i["inputs"] for i in abi if i["type"] == "constructor"), []
         )
+        self._events = {i["name"]: i for i in abi if i["type"] == "event"}
         self.errors = ErrorTable(abi)
 
     def has(self, function: str) -> bool:
         return function in self._functions
+
+    def topic(self, event: str) -> bytes:
+        """What the first topic of this event's logs is."""
+        return keccak(signature(self._events[event]).encode())
+
+    def event(self, event: str, topics: Sequence[bytes], data: bytes) -> dict[str, Any]:
+        """The members of an event of this kind; values of dynamic types cannot be indexed here.
+
+        Raises NoContract when the log is not of that form.
+        """
+        inputs = self._events[event]["inputs"]
+        indexed = [i for i in inputs if i["indexed"]]
+        plain = [i for i in inputs if not i["indexed"]]
+        if len(topics) != len(indexed) + 1:
+            raise NoContract(f"a log is no {self.name}.{event}")
+        found = zip(indexed, self._decode(event, indexed, b"".join(topics[1:])), strict=True)
+        return {
+            i["name"]: v
+            for i, v in (*found, *zip(plain, self._decode(event, plain, data), strict=True))
+        }
 
     def call(self, function: str, *arguments: Any) -> bytes:
         """Calldata of `function`. Raises TypeError when the arguments do not fit it."""
@@ -102,14 +123,8 @@ class Interface:
 
         Raises NoContract when `data` is not that: nothing, or something else, is deployed.
         """
-        from eth_abi.abi import decode
-        from eth_abi.exceptions import DecodingError
-
         outputs = self._function(function)["outputs"]
-        try:
-            values = decode(types(outputs), data)
-        except (DecodingError, OverflowError, UnicodeDecodeError):
-            raise NoContract(f"what answered to {self.name}.{function} is no {self.name}") from None
+        values = self._decode(function, outputs, data)
         named = tuple(_named(o, v) for o, v in zip(outputs, values, strict=True))
         return named[0] if len(named) == 1 else named
 
@@ -118,6 +133,15 @@ class Interface:
             return self._functions[name]
         except KeyError:
             raise TypeError(f"{self.name} has no function {name}") from None
+
+    def _decode(self, what: str, outputs: Sequence[Item], data: bytes) -> tuple[Any, ...]:
+        from eth_abi.abi import decode
+        from eth_abi.exceptions import DecodingError
+
+        try:
+            return tuple(decode(types(outputs), data))
+        except (DecodingError, OverflowError, UnicodeDecodeError):
+            raise NoContract(f"what answered to {self.name}.{what} is no {self.name}") from None
 
     def _encode(self, what: str, inputs: Sequence[Item], arguments: tuple[Any, ...]) -> bytes:
         from eth_abi.abi import encode

@@ -83,13 +83,13 @@ class ContractRefused(AttestationError):  # noqa: N818 - reads as the fact it st
 
     def __init__(self, name: str, arguments: tuple[Any, ...] = ()) -> None:
         self.name, self.arguments = name, arguments
-        super().__init__(f"{name or 'reverted without a reason'}{_shown(arguments)}")
+        shown = f"({', '.join(self.shown_arguments)})" if arguments else ""
+        super().__init__(f"{name or 'reverted without a reason'}{shown}")
 
-
-def _shown(arguments: tuple[Any, ...]) -> str:
-    if not arguments:
-        return ""
-    return "(" + ", ".join(_text(a) for a in arguments) + ")"
+    @property
+    def shown_arguments(self) -> list[str]:
+        """The arguments for people: bytes as 0x hex, everything bounded in length."""
+        return [_text(a) for a in self.arguments]
 
 
 def _text(value: Any) -> str:

@@ -165,6 +165,43 @@ class Rpc:
             raise NoContract(f"{to} on chain {self.chain_id}: no {contract} is deployed there")
         return interface.result(function, data)
 
+    def events(
+        self, contract: str, at: str, event: str, first: int, last: int
+    ) -> Iterator[dict[str, Any]]:
+        """Every such event of `contract` (its name) at `at` in these blocks, oldest first.
+
+        Providers limit how many blocks one question may span: a span that is refused is
+        asked in halves. Raises RpcError when not even a single block is answered.
+        """
+        interface = artifacts.artifact(contract).interface
+        topic = "0x" + interface.topic(event).hex()
+        spans = [(first, last)]
+        while spans:
+            start, end = spans.pop()
+            try:
+                found = self._logs(at, topic, start, end)
+            except RpcError:
+                if end <= start:
+                    raise
+                middle = (start + end) // 2
+                spans += [(middle + 1, end), (start, middle)]
+                continue
+            for topics, data in found:
+                yield interface.event(event, topics, data)
+
+    def _logs(self, at: str, topic: str, first: int, last: int) -> list[tuple[list[bytes], bytes]]:
+        method = "eth_getLogs"
+        asked = {
+            "address": at,
+            "topics": [topic],
+            "fromBlock": hex(first),
+            "toBlock": hex(last),
+        }
+        found = self.request(method, asked)
+        if not isinstance(found, list) or not all(isinstance(i, Mapping) for i in found):
+            raise RpcMalformed(method, "not a list of logs")
+        return [_log(log, at, topic) for log in found]
+
     # --- how it is asked ----------------------------------------------------------------
 
     def request(self, method: str, *params: Any) -> Any:
@@ -224,6 +261,16 @@ class Rpc:
         if answer.get("id") != self._id or "result" not in answer:
             raise RpcMalformed(method, "the answer is not to this request")
         return answer["result"]
+
+
+def _log(log: Mapping[str, Any], at: str, topic: str) -> tuple[list[bytes], bytes]:
+    method = "eth_getLogs"
+    topics = log.get("topics")
+    if str(log.get("address")).lower() != at.lower() or not isinstance(topics, list):
+        raise RpcMalformed(method, "a log of another contract")
+    if topics[:1] != [topic]:
+        raise RpcMalformed(method, "a log of another event")
+    return [octets(t, method, 32) for t in topics], octets(log.get("data"), method)
 
 
 class _Again(Exception):  # noqa: N818 - never leaves this module

@@ -101,15 +101,17 @@ class Sender:
     def address(self) -> str:
         return self.account.address
 
-    def send(self, to: str | None, data: bytes, *, replace: str | None = None) -> Mined:
-        """The transaction is mined and succeeded; `to` None deploys `data`.
+    def send(
+        self, to: str | None, data: bytes, *, value: int = 0, replace: str | None = None
+    ) -> Mined:
+        """The transaction is mined and succeeded; `to` None deploys `data`. `value` is in wei.
 
         `replace` is the hash of a transaction of this account that hangs: its nonce is used
         again with a higher fee. Raises ContractRefused before anything is paid where it
         would revert; GasTooHigh, FeeTooHigh, NonceTaken, SendUncertain, RpcError.
         """
         with self.account.sole_use():
-            call = self._call(to, data)
+            call = self._call(to, data, value)
             gas = self._gas(call)
             if replace is None:
                 nonce, fees = self._next_nonce(), self.fees()
@@ -120,8 +122,8 @@ class Sender:
 
     # --- before signing ---------------------------------------------------------------------
 
-    def _call(self, to: str | None, data: bytes) -> dict[str, str]:
-        call = {"from": self.address, "data": "0x" + data.hex()}
+    def _call(self, to: str | None, data: bytes, value: int) -> dict[str, str]:
+        call = {"from": self.address, "data": "0x" + data.hex(), "value": hex(value)}
         return call if to is None else {**call, "to": to}
 
     def _gas(self, call: Mapping[str, str]) -> int:
@@ -199,7 +201,7 @@ class Sender:
             "gas": gas,
             "maxFeePerGas": fees.max_fee,
             "maxPriorityFeePerGas": fees.tip,
-            "value": 0,
+            "value": int(call["value"], 16),
             "data": call["data"],
         }
         if "to" in call:

@@ -1,0 +1,101 @@
+"""What a contract's refusal means for a person and for a script: its exit code, and what to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from attestation.onchain.faults import ContractRefused
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+MALFORMED: Final = 3
+NOT_AUTHENTIC: Final = 4
+POLICY: Final = 5
+NETWORK: Final = 6
+
+_COLLATERAL: Final = _names(
+    "CollateralNotYetIssued CollateralOutOfTime CollateralOlderThanStored "
+    "CollateralEvaluationOlderThanStored CrlExpired CrlFromFuture CrlMissing CrlNotNewer "
+    "CertificateExpired CertificateNotYetValid EvidenceExpired GenerationUnrecordable KeyExpired "
+    "KeyOutdated KeySuperseded KeyUnknown QeIdentityExpired QeIdentityMissing "
+    "QeIdentityOfEarlierGeneration TcbInfoExpired TcbInfoMissing TcbInfoOfEarlierGeneration "
+    "TdxModuleUnknown"
+)
+"""The store lacks something, or time has passed; with other collateral it may well hold."""
+
+_CHAIN: Final = _names(
+    "BlockHashUnknown BlockHistoryMissing BlockInFuture BlockTooOld CodeNotFound CodeNotWritten "
+    "P256VerifierMissing QuoteVerifierMissing RegistryMissing PolicyMissing "
+    "PolicyAnswerInvalid Panic"
+)
+"""About the chain and what is deployed on it, not about evidence."""
+
+_POLICY: Final = _names(
+    "AlreadyAllowed AlreadyConsumed DeadlineAhead DeadlinePassed DelayTooLong EnclaveIsDebug "
+    "EpochEnded KeysetExpired MeasurementNotAllowed NodeExpiredWhenServed NodeUnknown "
+    "NoSuchQuestion NotListed NotYetAllowed OwnableInvalidOwner OwnableUnauthorizedAccount "
+    "QeIsDebug SeptVeNotDisabled ServedBeforeRegistration ServedInFuture ServiceTdBound "
+    "StatusesInvalid TcbEvaluationBelowMinimum TcbEvaluationTooOld TcbStatusNotAllowed "
+    "TdAttributesReserved TdHasServiceExtension TdIsDebug TdIsMigratable TdIsProfiled "
+    "WrongContext WrongModel"
+)
+"""Genuine perhaps, but not what is wanted here, now, or from this account."""
+
+_MALFORMED_ENDINGS: Final = (
+    "Malformed",
+    "Misplaced",
+    "Truncated",
+    "Unsupported",
+    "Unexpected",
+    "OutOfRange",
+    "TrailingBytes",
+    "LengthUnknown",
+    "Overrun",
+    "Trailing",
+    "EndsEarly",
+    "FormUnknown",
+    "GoesOn",
+    "LabelUnknown",
+    "StringUnfit",
+    "StringUnknown",
+    "Repeated",
+)
+
+_PUSH: Final = "anyone may bring the collateral up to date: adyton chain collateral"
+_HINTS: Final = {
+    "NodeUnknown": "anyone may register the node: adyton chain register",
+    "NodeExpiredWhenServed": "anyone may register the node again: adyton chain register",
+    "EpochEnded": "the policy ended its registrations: adyton chain register with a new quote",
+    "MeasurementNotAllowed": "the policy's owner may allow it: adyton chain allow",
+    "NotYetAllowed": "it was announced; it counts once the policy's delay has passed",
+    "OwnableUnauthorizedAccount": "only the policy's owner may do this",
+    "P256VerifierMissing": "this chain lacks the precompile of EIP-7951; --p256 software puts "
+    "a contract in its place, at many times the gas",
+    "BlockTooOld": "run it again: the node is asked for a quote over a newer block",
+}
+
+
+def code_of(refusal: ContractRefused) -> tuple[int, str]:
+    """(exit code, headline). What is in no list counts as not authentic: no script may take a
+    refusal that nobody thought of for an outage."""
+    name = refusal.name
+    if name in _COLLATERAL:
+        return NETWORK, "collateral on the chain"
+    if name in _CHAIN:
+        return NETWORK, "chain"
+    if name in _POLICY:
+        return POLICY, "refused by the contract"
+    if name.endswith(_MALFORMED_ENDINGS):
+        return MALFORMED, "malformed, says the contract"
+    return NOT_AUTHENTIC, "not authentic, says the contract"
+
+
+def hints_of(refusal: ContractRefused) -> tuple[str, ...]:
+    """What to do about it, where there is something to do."""
+    if refusal.name in _COLLATERAL:
+        return (_PUSH,)
+    return tuple(hint for name, hint in _HINTS.items() if name == refusal.name)
