@@ -1,7 +1,7 @@
 """What registering a node on a chain takes: the contracts, and an account that pays for gas.
 
-The paying account is no identity. Whoever holds its key can spend what is on it, and
-register nobody: a registration is proved by the node's quote, not by who sends it.
+The paying account is no identity: a registration is proved by the node's quote, not by who
+sends it. Whoever holds its key can spend what is on it, and that is all.
 """
 
 from __future__ import annotations
