@@ -5,12 +5,16 @@ with Chain(timestamp=1_750_000_000) as chain:
     chain.send(store, "addCertificate", der)          # a receipt; gasUsed is an int
     chain.call(store, "certificateOf", key)           # decoded values
     with chain.refused("CertificateExpired"): chain.send(...)
+
+Contracts come from ADYTON_ARTEFACTS where it is set; else those that can be deployed are the
+ones the package carries, and harnesses what `contracts/tools/compile.mjs` made of them.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import time
@@ -21,11 +25,17 @@ from pathlib import Path
 from typing import Any, Self
 
 import httpx
-from eth_abi import decode, encode
-from eth_utils import keccak, to_checksum_address
+from eth_abi.abi import decode, encode
+from eth_utils.address import to_checksum_address
+from eth_utils.crypto import keccak
 
-CONTRACTS = Path(__file__).parent.parent / "contracts"
-ARTEFACTS = Path(os.environ.get("ADYTON_ARTEFACTS", CONTRACTS / "out" / "artifacts"))
+ROOT = Path(__file__).parent.parent
+CONTRACTS = ROOT / "contracts"
+CARRIED = ROOT / "attestation" / "onchain" / "artifacts"
+COMPILED = CONTRACTS / "out" / "artifacts"
+ARTEFACTS: tuple[Path, ...] = (CARRIED, COMPILED)
+if "ADYTON_ARTEFACTS" in os.environ:
+    ARTEFACTS = (Path(os.environ["ADYTON_ARTEFACTS"]),)
 ANVIL = CONTRACTS / "node_modules" / "@foundry-rs" / "anvil-linux-amd64" / "bin" / "anvil"
 GAS = 16_000_000  # a transaction's gas is capped at 2**24 from osaka on (EIP-7825)
 
@@ -40,8 +50,16 @@ class Refused(AssertionError):
 
 @cache
 def artefact(name: str) -> dict[str, Any]:
-    loaded: dict[str, Any] = json.loads((ARTEFACTS / f"{name}.json").read_text())
+    found = next((f for folder in ARTEFACTS if (f := folder / f"{name}.json").is_file()), None)
+    if found is None:
+        raise FileNotFoundError(f"no compiled {name} in {', '.join(map(str, ARTEFACTS))}")
+    loaded: dict[str, Any] = json.loads(found.read_text())
     return loaded
+
+
+def anvil() -> str | None:
+    """The anvil to run: the one that npm installed, or else the one on PATH."""
+    return str(ANVIL) if ANVIL.is_file() else shutil.which("anvil")
 
 
 def _type(item: dict[str, Any]) -> str:
@@ -61,8 +79,9 @@ def selector(item: dict[str, Any]) -> bytes:
 @cache
 def errors() -> dict[bytes, dict[str, Any]]:
     found = {}
-    for path in ARTEFACTS.glob("*.json"):
-        for item in artefact(path.stem)["abi"]:
+    names = {path.stem for folder in ARTEFACTS for path in folder.glob("*.json")}
+    for name in names:
+        for item in artefact(name)["abi"]:
             if item["type"] == "error":
                 found[selector(item)] = item
     return found
@@ -105,7 +124,10 @@ class Chain:
             s.bind(("127.0.0.1", 0))
             port = s.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
-        args = [str(ANVIL), "--port", str(port), "--hardfork", hardfork, "--silent"]
+        binary = anvil()
+        if binary is None:
+            raise FileNotFoundError("anvil is not installed: make contracts-tools")
+        args = [binary, "--port", str(port), "--hardfork", hardfork, "--silent"]
         if timestamp is not None:
             args += ["--timestamp", str(timestamp)]
         self._process = subprocess.Popen(args, stdout=subprocess.DEVNULL)
@@ -166,11 +188,21 @@ class Chain:
     def _sent(self, tx: dict[str, Any]) -> dict[str, Any]:
         tx = {"from": self.account, "gas": hex(GAS), **tx}
         self.rpc("eth_call", tx, "latest")  # raises the custom error before anything is mined
-        receipt = self.rpc("eth_getTransactionReceipt", self.rpc("eth_sendTransaction", tx))
+        receipt = self._mined(self.rpc("eth_sendTransaction", tx))
         if receipt["status"] != "0x1":
             raise Refused("reverted when mined, not when called", ())
         self._last = {**receipt, "gas": int(receipt["gasUsed"], 16)}
         return self._last
+
+    def _mined(self, transaction: str) -> dict[str, Any]:
+        """Its receipt: anvil may answer with a transaction's hash a moment before it is mined."""
+        deadline = time.monotonic() + 20
+        while (receipt := self.rpc("eth_getTransactionReceipt", transaction)) is None:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{transaction} is not mined")
+            time.sleep(0.002)
+        found: dict[str, Any] = receipt
+        return found
 
     @contextmanager
     def refused(self, name: str) -> Iterator[None]:
