@@ -2,7 +2,7 @@
 pragma solidity 0.8.37;
 
 import {CodeStore} from "../lib/CodeStore.sol";
-import {QeIdentityText} from "../lib/QeIdentityText.sol";
+import {CollateralTexts} from "./CollateralTexts.sol";
 import {SignedTexts} from "./SignedTexts.sol";
 import {QeIdentitySource} from "./Sources.sol";
 
@@ -31,16 +31,8 @@ abstract contract QeIdentities is SignedTexts, QeIdentitySource {
     function updateQeIdentity(bytes calldata compact, uint256 r, uint256 s, uint256 x, uint256 y)
         external
     {
-        QeIdentityText.QeIdentity memory identity = QeIdentityText.rebuild(compact);
-        Record memory made = _record(
-            _qeIdentities[identity.tdx],
-            Signature(r, s, x, y),
-            identity.text,
-            identity.issueDate,
-            identity.nextUpdate,
-            identity.tcbEvaluationDataNumber,
-            identity.packed
-        );
+        CollateralTexts.Content memory identity = texts.qeIdentity(compact);
+        Record memory made = _record(_qeIdentities[identity.tdx], identity, Signature(r, s, x, y));
         _qeIdentities[identity.tdx] = made;
         emit QeIdentityUpdated(
             identity.tdx, made.issueDate, made.expiry, made.tcbEvaluationDataNumber

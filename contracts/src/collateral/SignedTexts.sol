@@ -3,7 +3,7 @@ pragma solidity 0.8.37;
 
 import {CodeStore} from "../lib/CodeStore.sol";
 import {P256} from "../lib/P256.sol";
-import {Sha256} from "../lib/Sha256.sol";
+import {CollateralTexts} from "./CollateralTexts.sol";
 import {TcbSigners} from "./Sources.sol";
 
 /// @notice The text rebuilt is not one that this key signed: the compact form was changed, the
@@ -53,10 +53,13 @@ abstract contract SignedTexts is TcbSigners {
         bytes packed;
     }
 
+    /// @notice What reads compact collateral for this store.
+    CollateralTexts public immutable texts;
     /// @notice Texts of a TCB evaluation below this one are not taken.
     uint16 public immutable minTcbEvaluationDataNumber;
 
     constructor(uint16 minTcbEvaluationDataNumber_) {
+        texts = new CollateralTexts();
         minTcbEvaluationDataNumber = minTcbEvaluationDataNumber_;
     }
 
@@ -64,31 +67,42 @@ abstract contract SignedTexts is TcbSigners {
     /// text may not replace `stored`.
     function _record(
         Record memory stored,
-        Signature memory signature,
-        bytes memory text,
-        uint32 issueDate,
-        uint32 nextUpdate,
-        uint16 evaluation,
-        bytes memory packed
+        CollateralTexts.Content memory content,
+        Signature memory signature
     ) internal returns (Record memory made) {
-        made.expiry = _signed(signature, text, nextUpdate);
-        if (issueDate > block.timestamp) revert CollateralNotYetIssued(issueDate);
-        if (nextUpdate <= block.timestamp) revert CollateralOutOfTime(nextUpdate);
-        if (evaluation < minTcbEvaluationDataNumber) {
-            revert TcbEvaluationBelowMinimum(minTcbEvaluationDataNumber, evaluation);
-        }
-        if (issueDate < stored.issueDate) {
-            revert CollateralOlderThanStored(stored.issueDate, issueDate);
-        }
-        if (issueDate == stored.issueDate && evaluation < stored.tcbEvaluationDataNumber) {
-            revert CollateralEvaluationOlderThanStored(stored.tcbEvaluationDataNumber, evaluation);
-        }
+        made.expiry = _signed(content, signature);
+        made.issueDate = content.issueDate;
+        made.tcbEvaluationDataNumber = content.tcbEvaluationDataNumber;
+        _requireCurrent(made, content.nextUpdate);
+        _requireNoRollback(stored, made);
         uint32 generation = _generation();
         if (generation > type(uint16).max) revert GenerationUnrecordable(generation);
         made.generation = uint16(generation);
-        made.issueDate = issueDate;
-        made.tcbEvaluationDataNumber = evaluation;
-        made.packed = CodeStore.write(packed);
+        made.packed = CodeStore.write(content.packed);
+    }
+
+    function _requireCurrent(Record memory made, uint256 nextUpdate) private view {
+        if (made.issueDate > block.timestamp) revert CollateralNotYetIssued(made.issueDate);
+        if (nextUpdate <= block.timestamp) revert CollateralOutOfTime(nextUpdate);
+        if (made.tcbEvaluationDataNumber < minTcbEvaluationDataNumber) {
+            revert TcbEvaluationBelowMinimum(
+                minTcbEvaluationDataNumber, made.tcbEvaluationDataNumber
+            );
+        }
+    }
+
+    function _requireNoRollback(Record memory stored, Record memory made) private pure {
+        if (made.issueDate < stored.issueDate) {
+            revert CollateralOlderThanStored(stored.issueDate, made.issueDate);
+        }
+        if (
+            made.issueDate == stored.issueDate
+                && made.tcbEvaluationDataNumber < stored.tcbEvaluationDataNumber
+        ) {
+            revert CollateralEvaluationOlderThanStored(
+                stored.tcbEvaluationDataNumber, made.tcbEvaluationDataNumber
+            );
+        }
     }
 
     /// @dev What is stored, whether it counts or not; all zero where nothing is.
@@ -102,26 +116,17 @@ abstract contract SignedTexts is TcbSigners {
     }
 
     /// @dev Until when a text that this key signed counts: its own end or that of the key's chain.
-    function _signed(Signature memory signature, bytes memory text, uint32 nextUpdate)
+    function _signed(CollateralTexts.Content memory content, Signature memory signature)
         private
         view
         returns (uint32)
     {
         uint64 chain = _requireTcbSigner(signature.x, signature.y);
-        bytes32 digest = _digest(text);
         bool ok = P256.verify(
-            _p256Verifier(), digest, signature.r, signature.s, signature.x, signature.y
+            _p256Verifier(), content.digest, signature.r, signature.s, signature.x, signature.y
         );
-        if (!ok) revert CollateralNotSigned(digest);
-        return chain < nextUpdate ? uint32(chain) : nextUpdate;
-    }
-
-    function _digest(bytes memory text) private view returns (bytes32) {
-        uint256 content;
-        assembly ("memory-safe") {
-            content := add(text, 0x20)
-        }
-        return Sha256.ofMemory(content, text.length);
+        if (!ok) revert CollateralNotSigned(content.digest);
+        return chain < content.nextUpdate ? uint32(chain) : content.nextUpdate;
     }
 
     /// @dev The precompile, or the contract in its place, that checks P-256 signatures.

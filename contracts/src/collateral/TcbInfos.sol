@@ -2,7 +2,7 @@
 pragma solidity 0.8.37;
 
 import {CodeStore} from "../lib/CodeStore.sol";
-import {TcbInfoText} from "../lib/TcbInfoText.sol";
+import {CollateralTexts} from "./CollateralTexts.sol";
 import {SignedTexts} from "./SignedTexts.sol";
 import {TcbInfoSource} from "./Sources.sol";
 
@@ -35,17 +35,9 @@ abstract contract TcbInfos is SignedTexts, TcbInfoSource {
     function updateTcbInfo(bytes calldata compact, uint256 r, uint256 s, uint256 x, uint256 y)
         external
     {
-        TcbInfoText.TcbInfo memory info = TcbInfoText.rebuild(compact);
+        CollateralTexts.Content memory info = texts.tcbInfo(compact);
         bytes32 family = _family(info.fmspc, info.tdx);
-        Record memory made = _record(
-            _tcbInfos[family],
-            Signature(r, s, x, y),
-            info.text,
-            info.issueDate,
-            info.nextUpdate,
-            info.tcbEvaluationDataNumber,
-            info.packed
-        );
+        Record memory made = _record(_tcbInfos[family], info, Signature(r, s, x, y));
         _tcbInfos[family] = made;
         emit TcbInfoUpdated(
             info.fmspc, info.tdx, made.issueDate, made.expiry, made.tcbEvaluationDataNumber

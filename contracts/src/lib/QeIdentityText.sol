@@ -14,9 +14,9 @@ import {
 /// @title The exact text of a quoting enclave's identity, version 2, from its compact form
 /// @notice Compact, integers big endian: form (1: bit 0 TDX, bit 1 lower-case hex), issueDate (4),
 /// nextUpdate (4), tcbEvaluationDataNumber (2), mrsigner (32), attributes (16), attributesMask
-/// (16), miscselect (4), miscselectMask (4), isvprodid (2), number of levels (1); strings (count, then
-/// length and bytes of each); levels: isvsvn (2) and standing, as in `TcbInfoText`, which also says
-/// why such a text cannot be read in two ways.
+/// (16), miscselect (4), miscselectMask (4), isvprodid (2), number of levels (1); strings (count,
+/// then length and bytes of each); levels: isvsvn (2) and standing, which `TcbLevelText` has.
+/// `TcbInfoText` says why such a text cannot be read in two ways.
 /// Source: Intel PCS API v4, "Get Enclave Identity", version 2.
 library QeIdentityText {
     using IsoDates for uint256;

@@ -48,6 +48,22 @@ contract TcbHarness is TcbInfos, QeIdentities {
         used -= gasleft();
     }
 
+    function _generation() internal view override returns (uint32) {
+        return _current;
+    }
+
+    function _requireTcbSigner(uint256 x, uint256 y) internal view override returns (uint64) {
+        if (x != _x || y != _y) revert SignerNotTrusted(x, y);
+        return _expiry;
+    }
+
+    function _p256Verifier() internal view override returns (address) {
+        return _p256;
+    }
+}
+
+/// @title The texts themselves
+contract TextHarness {
     function tcbInfoText(bytes calldata compact)
         external
         pure
@@ -64,18 +80,5 @@ contract TcbHarness is TcbInfos, QeIdentities {
     {
         QeIdentityText.QeIdentity memory identity = QeIdentityText.rebuild(compact);
         return (string(identity.text), identity.packed);
-    }
-
-    function _generation() internal view override returns (uint32) {
-        return _current;
-    }
-
-    function _requireTcbSigner(uint256 x, uint256 y) internal view override returns (uint64) {
-        if (x != _x || y != _y) revert SignerNotTrusted(x, y);
-        return _expiry;
-    }
-
-    function _p256Verifier() internal view override returns (address) {
-        return _p256;
     }
 }
