@@ -2,6 +2,7 @@
 pragma solidity 0.8.37;
 
 import {Pki} from "./collateral/Pki.sol";
+import {KeyRecord} from "./collateral/Records.sol";
 import {Platforms} from "./collateral/Sources.sol";
 import {Certificate, Certificates} from "./lib/Certificates.sol";
 import {SgxExtension} from "./lib/SgxExtension.sol";
@@ -39,7 +40,8 @@ abstract contract PlatformRegistry is Pki, Platforms {
     /// @param platform 0x00, PCK CA key (x, y), PCK leaf certificate (DER).
     function addPlatform(bytes calldata platform) external {
         if (platform.length == 0 || platform[0] != 0) revert PlatformMalformed(platform.length);
-        _verifyLeaf(platform);
+        Platform memory p;
+        _verifyLeaf(platform, p);
     }
 
     /// @notice Until when a registered leaf's certificate is valid; 0 where it is not registered.
@@ -47,15 +49,25 @@ abstract contract PlatformRegistry is Pki, Platforms {
         return _leaves[_leafId(issuerId, serial)].notAfter;
     }
 
-    function _requirePlatform(bytes calldata platform) internal override returns (Platform memory) {
-        if (platform.length == KNOWN_FORM && platform[0] == 0x01) return _knownLeaf(platform);
-        if (platform.length == 0 || platform[0] != 0) revert PlatformMalformed(platform.length);
-        return _verifyLeaf(platform);
+    function _requirePlatform(bytes calldata platform)
+        internal
+        override
+        returns (Platform memory p)
+    {
+        if (platform.length == KNOWN_FORM && platform[0] == 0x01) {
+            _knownLeaf(platform, p);
+        } else {
+            if (platform.length == 0 || platform[0] != 0) {
+                revert PlatformMalformed(platform.length);
+            }
+            _verifyLeaf(platform, p);
+        }
     }
 
-    function _knownLeaf(bytes calldata platform) private view returns (Platform memory p) {
-        bytes32 id = bytes32(platform[1:33]);
-        uint256 serial = uint160(bytes20(platform[33:53]));
+    /// @dev The caller has checked that there are exactly KNOWN_FORM bytes.
+    function _knownLeaf(bytes calldata platform, Platform memory p) private view {
+        bytes32 id = bytes32(_word(platform, 1));
+        uint256 serial = _word(platform, 33) >> 96;
         Leaf memory leaf = _leaves[_leafId(id, serial)];
         if (leaf.notAfter == 0) revert PlatformUnknown(id, serial);
         if (bytes24(keccak256(platform[53:])) != leaf.commitment) {
@@ -63,29 +75,38 @@ abstract contract PlatformRegistry is Pki, Platforms {
         }
         if (block.timestamp > leaf.notAfter) revert PlatformExpired(id, serial, leaf.notAfter);
         (, uint256 expiry) = _requirePckCa(id, serial);
-        p.x = uint256(bytes32(platform[53:85]));
-        p.y = uint256(bytes32(platform[85:117]));
-        p.cpusvn = bytes16(platform[117:133]);
-        p.pcesvn = uint16(bytes2(platform[133:135]));
-        p.fmspc = bytes6(platform[135:141]);
-        p.pceid = bytes2(platform[141:143]);
-        p.expiry = uint64(leaf.notAfter < expiry ? leaf.notAfter : expiry);
+        p.x = _word(platform, 53);
+        p.y = _word(platform, 85);
+        // cpusvn (16), pcesvn (2), fmspc (6), pceid (2)
+        bytes32 tcb = bytes32(_word(platform, 117));
+        p.cpusvn = bytes16(tcb);
+        p.pcesvn = uint16(bytes2(tcb << 128));
+        p.fmspc = bytes6(tcb << 144);
+        p.pceid = bytes2(tcb << 192);
+        p.expiry = uint64(_earlier(leaf.notAfter, expiry));
     }
 
-    function _verifyLeaf(bytes calldata platform) private returns (Platform memory p) {
+    /// @dev 32 bytes of `platform`; the caller knows that they are there, or uses only those that are.
+    function _word(bytes calldata platform, uint256 at) private pure returns (uint256 value) {
+        assembly ("memory-safe") {
+            value := calldataload(add(platform.offset, at))
+        }
+    }
+
+    function _verifyLeaf(bytes calldata platform, Platform memory p) private {
         if (platform.length < 66) revert PlatformMalformed(platform.length);
-        uint256 issuerX = uint256(bytes32(platform[1:33]));
-        uint256 issuerY = uint256(bytes32(platform[33:65]));
+        uint256 issuerX = _word(platform, 1);
+        uint256 issuerY = _word(platform, 33);
         bytes32 id = _idOf(issuerX, issuerY);
         Certificate memory c = Certificates.read(platform[65:]);
-        (Key memory ca, uint256 expiry) = _requirePckCa(id, c.serial);
+        (KeyRecord ca, uint256 expiry) = _requirePckCa(id, c.serial);
         _requireIssuer(id, ca, c.issuer, c.authorityKeyId);
         _requireSigned(id, issuerX, issuerY, c.tbs, c.tbsEnd, c.r, c.s);
         if (c.ca) revert PlatformIsCa();
         if (c.sgx == 0) revert SgxExtensionMissing();
         (p.x, p.y) = (c.x, c.y);
         (p.fmspc, p.pceid, p.cpusvn, p.pcesvn) = SgxExtension.read(c.sgx, c.sgxEnd);
-        p.expiry = uint64(c.notAfter < expiry ? c.notAfter : expiry);
+        p.expiry = uint64(_earlier(c.notAfter, expiry));
         bytes32 commitment =
             keccak256(abi.encodePacked(p.x, p.y, p.cpusvn, p.pcesvn, p.fmspc, p.pceid));
         _leaves[_leafId(id, c.serial)] = Leaf(bytes24(commitment), uint64(c.notAfter));

@@ -5,6 +5,7 @@ import {Certificate, Certificates} from "../lib/Certificates.sol";
 import {CodeStore} from "../lib/CodeStore.sol";
 import {Crl, Crls} from "../lib/Crls.sol";
 import {P256} from "../lib/P256.sol";
+import {CrlRecord, CrlRecords, KeyRecord, KeyRecords} from "./Records.sol";
 import {TcbSigners} from "./Sources.sol";
 
 /// @notice No certificate of this key was ever submitted: call `addCertificate` with it.
@@ -34,6 +35,9 @@ error CrlMissing(bytes32 issuerId);
 error CrlExpired(bytes32 issuerId, uint256 nextUpdate);
 /// @notice The CRL is dated later than this block.
 error CrlFromFuture(bytes32 issuerId, uint256 thisUpdate);
+/// @notice So many root CRLs have revoked something new that generations cannot be told apart:
+/// deploy anew.
+error GenerationsExhausted();
 /// @notice A CRL dated later, or another of the same date, is stored already.
 error CrlNotNewer(bytes32 issuerId, uint256 thisUpdate, uint256 stored);
 
@@ -47,29 +51,9 @@ error CrlNotNewer(bytes32 issuerId, uint256 thisUpdate, uint256 stored);
 /// certificates accepted earlier count again only after they are submitted again.
 abstract contract Pki is TcbSigners {
     /// @notice Roles of keys.
-    uint8 internal constant ROOT = 1;
-    uint8 internal constant PCK_CA = 2;
-    uint8 internal constant TCB_SIGNING = 3;
-
-    /// @param name The first bytes of keccak256 of the subject's name (all its DER).
-    /// @param keyId The first bytes of keccak256 of the subject key identifier.
-    /// @param notAfter Until when it counts: the earlier end of its and the root's certificate.
-    struct Key {
-        bytes12 name;
-        bytes12 keyId;
-        uint40 notAfter;
-        uint16 generation;
-        uint8 role;
-    }
-
-    /// @param revoked Where the tags of revoked serials are (`CodeStore`); zero for none.
-    /// @param generation Only in the root's: how many of its CRLs revoked anything new.
-    struct StoredCrl {
-        address revoked;
-        uint40 thisUpdate;
-        uint40 nextUpdate;
-        uint16 generation;
-    }
+    uint256 private constant ROOT = 1;
+    uint256 private constant PCK_CA = 2;
+    uint256 private constant TCB_SIGNING = 3;
 
     /// @notice A certificate counts from now on, for the role given, until `notAfter`.
     event CertificateAdded(bytes32 indexed issuerId, uint256 role, uint256 notAfter);
@@ -87,8 +71,8 @@ abstract contract Pki is TcbSigners {
     /// @notice The root's issuer id.
     bytes32 public immutable rootId;
 
-    mapping(bytes32 issuerId => Key) private _keys;
-    mapping(bytes32 issuerId => StoredCrl) private _crls;
+    mapping(bytes32 issuerId => KeyRecord) private _keys;
+    mapping(bytes32 issuerId => CrlRecord) private _crls;
 
     /// @param rootX_,rootY_ Intel's SGX root key, or a test root's.
     /// @param p256_ 0x100 where the chain has P256VERIFY; elsewhere a `SoftwareP256`. Construction
@@ -107,24 +91,26 @@ abstract contract Pki is TcbSigners {
     function addCertificate(bytes calldata der) external {
         Certificate memory c = Certificates.read(der);
         bytes32 id = _idOf(c.x, c.y);
-        uint8 role = id == rootId ? ROOT : c.ca ? PCK_CA : TCB_SIGNING;
+        uint256 role = id == rootId ? ROOT : c.ca ? PCK_CA : TCB_SIGNING;
         uint256 notAfter = c.notAfter;
-        uint256 generation;
+        uint256 generation_;
         if (role == ROOT) {
             if (!c.ca || c.pathLength == 0) revert RootNotCa();
             _requireSigned(rootId, rootX, rootY, c.tbs, c.tbsEnd, c.r, c.s);
-            if (c.issuer != c.subject) revert IssuerNameMismatch(id);
+            if (c.issuer != Certificates.hashOf(c.subject, c.subjectEnd)) {
+                revert IssuerNameMismatch(id);
+            }
             if (c.authorityKeyId != c.subjectKeyId) revert AuthorityKeyIdMismatch(id);
         } else {
-            Key memory root = _requireKey(rootId, ROOT, 0);
-            StoredCrl memory crl = _requireCrl(rootId);
+            KeyRecord root = _requireKey(rootId, ROOT, 0);
+            CrlRecord crl = _requireCrl(rootId);
             _requireSigned(rootId, rootX, rootY, c.tbs, c.tbsEnd, c.r, c.s);
             _requireIssuer(rootId, root, c.issuer, c.authorityKeyId);
             _requireNotRevoked(rootId, crl, c.serial);
-            if (root.notAfter < notAfter) notAfter = root.notAfter;
-            generation = crl.generation;
+            notAfter = _earlier(notAfter, root.notAfter());
+            generation_ = crl.generation();
         }
-        _keep(id, role, c, notAfter, generation);
+        _keep(id, role, c, notAfter, generation_);
     }
 
     /// @notice Accepts a CRL of the root or of a PCK CA.
@@ -132,10 +118,10 @@ abstract contract Pki is TcbSigners {
     /// @param issuerX,issuerY The key of its issuer, whose certificate was submitted before.
     function updateCrl(bytes calldata der, uint256 issuerX, uint256 issuerY) external {
         bytes32 id = _idOf(issuerX, issuerY);
-        StoredCrl memory stored = _crls[id];
-        Key memory key = id == rootId
+        CrlRecord stored = _crls[id];
+        KeyRecord key = id == rootId
             ? _requireKey(id, ROOT, 0)
-            : _requireKey(id, PCK_CA, _crls[rootId].generation);
+            : _requireKey(id, PCK_CA, _crls[rootId].generation());
         Crl memory crl = Crls.read(der);
         _requireSigned(id, issuerX, issuerY, crl.tbs, crl.tbsEnd, crl.r, crl.s);
         _requireIssuer(id, key, crl.issuer, crl.authorityKeyId);
@@ -151,25 +137,28 @@ abstract contract Pki is TcbSigners {
         view
         returns (uint256 role, uint256 notAfter, bool current)
     {
-        Key memory key = _keys[issuerId];
-        bool fresh = key.role == ROOT || key.generation == _crls[rootId].generation;
-        return (key.role, key.notAfter, key.role != 0 && fresh && block.timestamp <= key.notAfter);
+        KeyRecord key = _keys[issuerId];
+        (role, notAfter) = (key.role(), key.notAfter());
+        bool fresh = role == ROOT || key.generation() == _crls[rootId].generation();
+        current = role != 0 && fresh && block.timestamp <= notAfter;
     }
 
     /// @notice What is stored of an issuer's CRL; all zero where nothing is.
+    /// `revoked` is how many serials it lists.
     function crlOf(bytes32 issuerId)
         external
         view
         returns (uint256 thisUpdate, uint256 nextUpdate, uint256 revoked)
     {
-        StoredCrl memory crl = _crls[issuerId];
-        if (crl.revoked != address(0)) revoked = (crl.revoked.code.length - 1) / 8;
-        return (crl.thisUpdate, crl.nextUpdate, revoked);
+        CrlRecord crl = _crls[issuerId];
+        address pointer = crl.revoked();
+        if (pointer != address(0)) revoked = CodeStore.read(pointer).length / 8;
+        return (crl.thisUpdate(), crl.nextUpdate(), revoked);
     }
 
     /// @notice Whether the issuer's stored CRL lists this serial.
     function isRevoked(bytes32 issuerId, uint256 serial) external view returns (bool) {
-        return Crls.contains(_crls[issuerId].revoked, Crls.tag(serial));
+        return Crls.contains(_crls[issuerId].revoked(), Crls.tag(serial));
     }
 
     /// @notice How many root CRLs revoked anything new.
@@ -178,7 +167,7 @@ abstract contract Pki is TcbSigners {
     }
 
     function _generation() internal view override returns (uint32) {
-        return _crls[rootId].generation;
+        return uint32(_crls[rootId].generation());
     }
 
     function _requireTcbSigner(uint256 x, uint256 y)
@@ -187,9 +176,9 @@ abstract contract Pki is TcbSigners {
         override
         returns (uint64 expiry)
     {
-        StoredCrl memory crl = _requireCrl(rootId);
-        Key memory key = _requireKey(_idOf(x, y), TCB_SIGNING, crl.generation);
-        return key.notAfter < crl.nextUpdate ? key.notAfter : crl.nextUpdate;
+        CrlRecord crl = _requireCrl(rootId);
+        KeyRecord key = _requireKey(_idOf(x, y), TCB_SIGNING, crl.generation());
+        return uint64(_earlier(key.notAfter(), crl.nextUpdate()));
     }
 
     /// @notice The PCK CA of this id, and the earliest end of it, the root and both their CRLs.
@@ -197,15 +186,13 @@ abstract contract Pki is TcbSigners {
     function _requirePckCa(bytes32 id, uint256 serial)
         internal
         view
-        returns (Key memory key, uint256 expiry)
+        returns (KeyRecord key, uint256 expiry)
     {
-        StoredCrl memory root = _requireCrl(rootId);
-        key = _requireKey(id, PCK_CA, root.generation);
-        StoredCrl memory crl = _requireCrl(id);
+        CrlRecord root = _requireCrl(rootId);
+        key = _requireKey(id, PCK_CA, root.generation());
+        CrlRecord crl = _requireCrl(id);
         _requireNotRevoked(id, crl, serial);
-        expiry = key.notAfter;
-        if (root.nextUpdate < expiry) expiry = root.nextUpdate;
-        if (crl.nextUpdate < expiry) expiry = crl.nextUpdate;
+        expiry = _earlier(key.notAfter(), _earlier(root.nextUpdate(), crl.nextUpdate()));
     }
 
     function _requireSigned(
@@ -226,9 +213,13 @@ abstract contract Pki is TcbSigners {
         if (!P256.verify(p256, sha256(signed), r, s, x, y)) revert SignatureInvalid(id);
     }
 
-    function _requireIssuer(bytes32 id, Key memory key, bytes32 name, bytes20 keyId) internal pure {
-        if (bytes12(name) != key.name) revert IssuerNameMismatch(id);
-        if (_hashOf(keyId) != key.keyId) revert AuthorityKeyIdMismatch(id);
+    function _requireIssuer(bytes32 id, KeyRecord key, bytes32 name, bytes20 keyId) internal pure {
+        if (!key.isNamed(name)) revert IssuerNameMismatch(id);
+        if (!key.hasId(keyId)) revert AuthorityKeyIdMismatch(id);
+    }
+
+    function _earlier(uint256 a, uint256 b) internal pure returns (uint256) {
+        return a < b ? a : b;
     }
 
     function _idOf(uint256 x, uint256 y) internal pure returns (bytes32 id) {
@@ -242,75 +233,65 @@ abstract contract Pki is TcbSigners {
     function _requireKey(bytes32 id, uint256 role, uint256 current)
         private
         view
-        returns (Key memory key)
+        returns (KeyRecord key)
     {
         key = _keys[id];
-        if (key.role == 0) revert KeyUnknown(id);
-        if (key.role != role) revert KeyRoleWrong(id, key.role, role);
-        if (key.generation != current) revert KeyOutdated(id, key.generation, current);
-        if (block.timestamp > key.notAfter) revert KeyExpired(id, key.notAfter);
+        if (key.role() == 0) revert KeyUnknown(id);
+        if (key.role() != role) revert KeyRoleWrong(id, key.role(), role);
+        if (key.generation() != current) revert KeyOutdated(id, key.generation(), current);
+        if (block.timestamp > key.notAfter()) revert KeyExpired(id, key.notAfter());
     }
 
-    function _requireCrl(bytes32 id) private view returns (StoredCrl memory crl) {
+    function _requireCrl(bytes32 id) private view returns (CrlRecord crl) {
         crl = _crls[id];
-        if (crl.nextUpdate == 0) revert CrlMissing(id);
-        if (block.timestamp > crl.nextUpdate) revert CrlExpired(id, crl.nextUpdate);
+        uint256 nextUpdate = crl.nextUpdate();
+        if (nextUpdate == 0) revert CrlMissing(id);
+        if (block.timestamp > nextUpdate) revert CrlExpired(id, nextUpdate);
     }
 
-    function _requireNotRevoked(bytes32 id, StoredCrl memory crl, uint256 serial) private view {
-        if (Crls.contains(crl.revoked, Crls.tag(serial))) revert SerialRevoked(id, serial);
-    }
-
-    function _hashOf(bytes20 keyId) private pure returns (bytes12) {
-        return bytes12(keccak256(abi.encodePacked(keyId)));
+    function _requireNotRevoked(bytes32 id, CrlRecord crl, uint256 serial) private view {
+        if (Crls.contains(crl.revoked(), Crls.tag(serial))) revert SerialRevoked(id, serial);
     }
 
     /// @dev A key that counts keeps its role, and its certificate is replaced only by one that ends
     /// no earlier: an old certificate of a renewed key must not shorten what depends on it.
     function _keep(
         bytes32 id,
-        uint8 role,
+        uint256 role,
         Certificate memory c,
         uint256 notAfter,
         uint256 generation_
     ) private {
-        Key memory key = _keys[id];
-        if (key.role != 0 && key.generation == generation_) {
-            if (key.role != role) revert KeyRoleWrong(id, key.role, role);
-            if (notAfter < key.notAfter) revert KeySuperseded(id, key.notAfter);
+        KeyRecord key = _keys[id];
+        if (key.role() != 0 && key.generation() == generation_) {
+            if (key.role() != role) revert KeyRoleWrong(id, key.role(), role);
+            if (notAfter < key.notAfter()) revert KeySuperseded(id, key.notAfter());
         }
-        _keys[id] = Key({
-            name: bytes12(c.subject),
-            keyId: _hashOf(c.subjectKeyId),
-            notAfter: uint40(notAfter),
-            generation: uint16(generation_),
-            role: role
-        });
+        bytes32 name = Certificates.hashOf(c.subject, c.subjectEnd);
+        _keys[id] = KeyRecords.pack(name, c.subjectKeyId, notAfter, generation_, role);
         emit CertificateAdded(id, role, notAfter);
     }
 
-    function _keepCrl(bytes32 id, StoredCrl memory stored, Crl memory crl) private {
-        bytes memory before =
-            stored.revoked == address(0) ? bytes("") : CodeStore.read(stored.revoked);
-        bool same = keccak256(before) == keccak256(crl.tags);
-        if (crl.thisUpdate <= stored.thisUpdate) {
+    function _keepCrl(bytes32 id, CrlRecord stored, Crl memory crl) private {
+        address revoked = stored.revoked();
+        bool same = keccak256(revoked == address(0) ? bytes("") : CodeStore.read(revoked))
+            == keccak256(crl.tags);
+        if (crl.thisUpdate <= stored.thisUpdate()) {
             // The stored CRL itself may be submitted again, to no effect.
-            if (crl.thisUpdate < stored.thisUpdate || !same || crl.nextUpdate != stored.nextUpdate)
-            {
-                revert CrlNotNewer(id, crl.thisUpdate, stored.thisUpdate);
+            if (crl.thisUpdate == stored.thisUpdate() && crl.nextUpdate == stored.nextUpdate()) {
+                if (same) return;
             }
-            return;
+            revert CrlNotNewer(id, crl.thisUpdate, stored.thisUpdate());
         }
-        if (id == rootId && !same && _revokesMore(crl.tags, stored.revoked)) {
-            stored.generation += 1;
-        }
+        uint256 generation_ = stored.generation();
         if (!same) {
-            stored.revoked = crl.tags.length == 0 ? address(0) : CodeStore.write(crl.tags);
+            if (id == rootId && _revokesMore(crl.tags, revoked)) generation_ += 1;
+            if (generation_ > type(uint16).max) revert GenerationsExhausted();
+            // Where the same serials stay revoked, the code that lists them stays too.
+            revoked = crl.tags.length == 0 ? address(0) : CodeStore.write(crl.tags);
         }
-        stored.thisUpdate = uint40(crl.thisUpdate);
-        stored.nextUpdate = uint40(crl.nextUpdate);
-        _crls[id] = stored;
-        emit CrlUpdated(id, crl.thisUpdate, crl.nextUpdate, stored.generation);
+        _crls[id] = CrlRecords.pack(revoked, crl.thisUpdate, crl.nextUpdate, generation_);
+        emit CrlUpdated(id, crl.thisUpdate, crl.nextUpdate, generation_);
     }
 
     function _revokesMore(bytes memory tags, address before) private view returns (bool) {

@@ -11,7 +11,7 @@ error VersionUnsupported();
 error SignatureAlgorithmUnsupported();
 /// @notice The subject's key is not an uncompressed point on P-256.
 error PublicKeyUnsupported();
-/// @notice The signature's BIT STRING declares unused bits.
+/// @notice The signature is not an ECDSA-Sig-Value of two integers and nothing else.
 error SignatureMalformed();
 /// @notice The certificate is valid only from this time on.
 error CertificateNotYetValid(uint256 notBefore);
@@ -39,7 +39,8 @@ error KeyUsageUnsuitable(bool ca, uint256 usage);
 
 /// @notice What is checked of a certificate beyond its structure, and where its parts stand.
 /// @param tbsEnd The signed part reaches from `tbs` to here (calldata offsets).
-/// @param issuer Hash of the issuer's name, all its DER; `subject` likewise.
+/// @param issuer Hash of the issuer's name, all its DER.
+/// @param subject Where the subject's name stands, until `subjectEnd`.
 /// @param pathLength The greatest number of CAs below this one, 2^256-1 where it is not limited.
 /// @param sgx Where the value of Intel's SGX extension starts, 0 where there is none.
 struct Certificate {
@@ -49,7 +50,8 @@ struct Certificate {
     uint256 s;
     uint256 serial;
     bytes32 issuer;
-    bytes32 subject;
+    uint256 subject;
+    uint256 subjectEnd;
     uint256 notAfter;
     uint256 x;
     uint256 y;
@@ -103,9 +105,12 @@ library Certificates {
     function signature(uint256 at, uint256 end) internal pure returns (uint256 r, uint256 s) {
         unchecked {
             at = algorithm(at, end);
-            at = Der.openLast(at, end, Der.BIT_STRING);
-            if (at == end || Der.word(at) >> 248 != 0) revert SignatureMalformed();
-            at = Der.openLast(at + 1, end, Der.SEQUENCE);
+            // BIT STRING without unused bits, of a SEQUENCE that fills it: 72 bytes at most.
+            uint256 size = end - at;
+            if (size > 80 || Der.word(at) >> 216 != 0x0300003000 + ((size - 2) << 24) + size - 5) {
+                revert SignatureMalformed();
+            }
+            at += 5;
             (r, at) = Der.unsigned(at, end, 32);
             (s, at) = Der.unsigned(at, end, 32);
             if (at != end) revert DerTrailing(Der.INTEGER);
@@ -157,10 +162,29 @@ library Certificates {
                 critical := 1
                 fault := or(fault, xor(shr(232, head), 0x0101ff))
                 value := add(value, 3)
+                head := calldataload(value)
             }
+            // An OCTET STRING that fills the rest; its length in the one DER form.
+            fault := or(fault, xor(byte(0, head), 0x04))
+            size := byte(1, head)
+            value := add(value, 2)
+            if gt(size, 0x7f) {
+                switch size
+                case 0x81 {
+                    size := byte(2, head)
+                    fault := or(fault, lt(size, 0x80))
+                    value := add(value, 1)
+                }
+                case 0x82 {
+                    size := and(shr(224, head), 0xffff)
+                    fault := or(fault, lt(size, 0x100))
+                    value := add(value, 2)
+                }
+                default { fault := 1 }
+            }
+            fault := or(fault, xor(add(value, size), next))
         }
         if (fault != 0) revert ExtensionMalformed(bytes32(oid));
-        value = Der.openLast(value, next, Der.OCTET_STRING);
     }
 
     /// @notice The 20 bytes of an authority key identifier whose value stands from `value` to
@@ -185,7 +209,7 @@ library Certificates {
             (uint256 dates, uint256 datesEnd) = Der.open(next, end, Der.SEQUENCE);
             c.notAfter = _readValidity(dates, datesEnd);
             (, next) = Der.open(datesEnd, end, Der.SEQUENCE);
-            c.subject = hashOf(datesEnd, next);
+            (c.subject, c.subjectEnd) = (datesEnd, next);
             if (next + 91 > end || Der.word(next) >> 40 != KEY) revert PublicKeyUnsupported();
             c.x = Der.word(next + 27);
             c.y = Der.word(next + 59);
@@ -255,7 +279,9 @@ library Certificates {
         unchecked {
             uint256 head = Der.word(value);
             uint256 size = next - value;
-            if ((head >> 240) + 2 != size + 0x0300 || size < 4 || size > 5 || head >> 232 & 0xff > 7) {
+            if (
+                (head >> 240) + 2 != size + 0x0300 || size < 4 || size > 5 || head >> 232 & 0xff > 7
+            ) {
                 revert ExtensionMalformed(bytes32(KEY_USAGE));
             }
             return (head >> 224) & 0xff;

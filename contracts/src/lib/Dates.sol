@@ -40,30 +40,36 @@ library Dates {
             // Seven numbers of two digits, each in the low byte of its two.
             let pairs := and(shr(8, low), 0x00ff00ff00ff00ff00ff00ff00ff)
             pairs := add(mul(pairs, 10), and(low, 0x00ff00ff00ff00ff00ff00ff00ff))
-            let year := add(mul(shr(96, pairs), 100), and(shr(80, pairs), 0xff))
-            let month := and(shr(64, pairs), 0xff)
-            let day := and(shr(48, pairs), 0xff)
-            let hour := and(shr(32, pairs), 0xff)
-            let minute := and(shr(16, pairs), 0xff)
-            let second := and(pairs, 0xff)
+            // Below 13, 32, 24, 60 and 60: adding what is missing to 2^15 must not reach it.
+            let wrong := and(add(pairs, 0x7ff37fe07fe87fc47fc4), 0x80008000800080008000)
+            // Month and day above 0: taking 1 must not pass it.
+            wrong := or(wrong, and(sub(pairs, 0x10001000000000000), 0x80008000000000000000))
+            unix := add(and(pairs, 0xff), mul(and(shr(16, pairs), 0xff), 60))
+            unix := add(unix, mul(and(shr(32, pairs), 0xff), 3600))
 
-            // Bit m is set where month m has 31 days: 1, 3, 5, 7, 8, 10, 12.
-            let length := add(30, and(shr(month, 0x15aa), 1))
-            if eq(month, 2) {
-                let common := or(mod(year, 4), and(iszero(mod(year, 100)), gt(mod(year, 400), 0)))
-                length := sub(29, gt(common, 0))
+            let day := and(shr(48, pairs), 0xff)
+            let month := and(shr(64, pairs), 0xff)
+            let year := add(mul(shr(96, pairs), 100), and(shr(80, pairs), 0xff))
+            // Bit m is set where month m has fewer than 31 days: 2, 4, 6, 9, 11.
+            if gt(day, 28) {
+                if and(shr(month, 0xa54), 1) {
+                    let length := 30
+                    if eq(month, 2) {
+                        let common := and(iszero(mod(year, 100)), gt(mod(year, 400), 0))
+                        length := sub(29, gt(or(mod(year, 4), common), 0))
+                    }
+                    wrong := or(wrong, gt(day, length))
+                }
             }
-            ok := and(ok, and(lt(sub(month, 1), 12), lt(sub(day, 1), length)))
-            ok := and(ok, and(lt(hour, 24), and(lt(minute, 60), lt(second, 60))))
+            ok := and(ok, iszero(wrong))
 
             // Days since 1970-01-01, in years that start in March so that leap days come last.
             let early := lt(month, 3)
             let y := sub(year, early)
-            let days_ := div(add(mul(153, sub(add(month, mul(12, early)), 3)), 2), 5)
-            days_ := add(add(days_, day), add(mul(y, 365), div(y, 4)))
-            days_ := sub(sub(add(days_, div(y, 400)), div(y, 100)), 719469)
-            unix := add(add(mul(days_, 86400), mul(hour, 3600)), add(mul(minute, 60), second))
-            unix := mul(unix, gt(year, 1969))
+            month := sub(add(month, mul(12, early)), 3)
+            day := add(day, div(add(mul(153, month), 2), 5))
+            day := sub(add(add(day, mul(y, 365)), add(div(y, 4), div(y, 400))), div(y, 100))
+            unix := mul(add(unix, mul(sub(day, 719469), 86400)), gt(year, 1969))
         }
         if (!ok) _refuse(at);
     }

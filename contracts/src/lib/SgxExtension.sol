@@ -1,12 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.37;
 
-import {Der} from "./Der.sol";
+import {Der, DerOverrun} from "./Der.sol";
 
-/// @notice Another entry of Intel's SGX extension stands where this one must. They come in the
-/// order of Intel's profile, each once.
-error SgxEntryUnexpected(uint256 arc);
-/// @notice An entry of Intel's SGX extension has another length than its profile gives it.
+/// @notice Another entry of Intel's SGX extension stands where this one must, or it has another
+/// form or length than Intel's profile gives it. Entries come in the profile's order, each once.
 error SgxEntryMalformed(uint256 arc);
 /// @notice A component SVN is out of order, missing, or not an integer from 0 to 255.
 error SgxSvnMalformed(uint256 component);
@@ -14,8 +12,19 @@ error SgxSvnMalformed(uint256 component);
 /// @title Intel's SGX extension of PCK certificates (1.2.840.113741.1.13.1)
 /// @notice Source: Intel SGX PCK Certificate and CRL Profile Specification 1.5, section 2.3.5.
 library SgxExtension {
-    /// @dev OBJECT IDENTIFIER, 10 bytes: 1.2.840.113741.1.13.1.<arc>, up to the arc.
+    /// @dev OBJECT IDENTIFIER 1.2.840.113741.1.13.1.<arc>, up to the arc.
     uint256 private constant ENTRY = 0x060a2a864886f84d010d01;
+    /// @dev SEQUENCE { OBJECT IDENTIFIER .1, OCTET STRING of 16 bytes }, up to those.
+    uint256 private constant PPID = 0x301e060a2a864886f84d010d01010410;
+    /// @dev SEQUENCE { OBJECT IDENTIFIER .2, SEQUENCE }, the two lengths zero; and what these hide.
+    uint256 private constant TCB = 0x00_30820000060a2a864886f84d010d010230820000;
+    uint256 private constant TCB_MASK = 0x00_ffff0000ffffffffffffffffffffffffffff0000;
+    /// @dev SEQUENCE { OBJECT IDENTIFIER .3, OCTET STRING of 2 bytes }, up to those.
+    uint256 private constant PCEID = 0x3010060a2a864886f84d010d01030402;
+    /// @dev SEQUENCE { OBJECT IDENTIFIER .4, OCTET STRING of 6 bytes }, up to those.
+    uint256 private constant FMSPC = 0x3014060a2a864886f84d010d01040406;
+    /// @dev SEQUENCE { OBJECT IDENTIFIER .5, ENUMERATED of one byte }, up to that.
+    uint256 private constant SGX_TYPE = 0x300f060a2a864886f84d010d01050a01;
     /// @dev SEQUENCE { OBJECT IDENTIFIER 1.2.840.113741.1.13.1.2.<n>, INTEGER of one byte }, without
     /// the n and the integer; the same with an integer of two and three bytes, the first one zero
     /// where the value would read as negative without.
@@ -33,43 +42,42 @@ library SgxExtension {
         returns (bytes6 fmspc, bytes2 pceid, bytes16 cpusvn, uint16 pcesvn)
     {
         unchecked {
-            uint256 value;
             at = Der.openLast(at, end, Der.SEQUENCE);
-            (, at) = _entry(at, end, 1, Der.OCTET_STRING); // PPID
-            (value, at) = _entry(at, end, 2, Der.SEQUENCE);
-            (cpusvn, pcesvn) = _tcb(value, at);
-            (value, at) = _entry(at, end, 3, Der.OCTET_STRING);
-            if (at - value != 2) revert SgxEntryMalformed(3);
-            pceid = bytes2(bytes32(Der.word(value)));
-            (value, at) = _entry(at, end, 4, Der.OCTET_STRING);
-            if (at - value != 6) revert SgxEntryMalformed(4);
-            fmspc = bytes6(bytes32(Der.word(value)));
-            (, at) = _entry(at, end, 5, Der.ENUMERATED); // SGX type
-            // What follows (platform instance, configuration) is not used, and may not repeat.
-            uint256 last = 5;
-            while (at < end) {
-                uint256 next;
-                (value, next) = Der.open(at, end, Der.SEQUENCE);
-                uint256 head = Der.word(value);
-                uint256 arc = (head >> 160) & 0xff;
-                if (value + 12 > next || head >> 168 != ENTRY || arc <= last) {
-                    revert SgxEntryUnexpected(arc);
-                }
-                (last, at) = (arc, next);
+            if (Der.word(at) >> 128 != PPID) revert SgxEntryMalformed(1);
+            at += 32;
+            uint256 head = Der.word(at);
+            uint256 next = at + 4 + ((head >> 224) & 0xffff);
+            // Two bytes of length are the DER form from 256 on; there are 287 bytes or more.
+            if ((head >> 96) & TCB_MASK != TCB || at + 20 + ((head >> 96) & 0xffff) != next) {
+                revert SgxEntryMalformed(2);
             }
+            (cpusvn, pcesvn) = _tcb(at + 20, next);
+            head = Der.word(next);
+            if (head >> 128 != PCEID) revert SgxEntryMalformed(3);
+            pceid = bytes2(bytes32(head << 128));
+            head = Der.word(next + 18);
+            if (head >> 128 != FMSPC) revert SgxEntryMalformed(4);
+            fmspc = bytes6(bytes32(head << 128));
+            if (Der.word(next + 40) >> 128 != SGX_TYPE) revert SgxEntryMalformed(5);
+            // Nothing read so far lies beyond what comes here, and that ends at `end` exactly.
+            _skipRest(next + 57, end);
         }
     }
 
-    /// @dev The value of the entry of `arc` at `at`, which has the given tag and fills the entry.
-    function _entry(uint256 at, uint256 end, uint256 arc, uint256 tag)
-        private
-        pure
-        returns (uint256 value, uint256 next)
-    {
+    /// @dev Platform instance and configuration are not used, but no entry may come again.
+    function _skipRest(uint256 at, uint256 end) private pure {
         unchecked {
-            (value, next) = Der.open(at, end, Der.SEQUENCE);
-            if (Der.word(value) >> 160 != (ENTRY << 8 | arc)) revert SgxEntryUnexpected(arc);
-            value = Der.openLast(value + 12, next, tag);
+            uint256 last = 5;
+            while (at < end) {
+                (uint256 value, uint256 next) = Der.open(at, end, Der.SEQUENCE);
+                uint256 head = Der.word(value);
+                uint256 arc = (head >> 160) & 0xff;
+                if (value + 12 > next || head >> 168 != ENTRY || arc <= last) {
+                    revert SgxEntryMalformed(arc);
+                }
+                (last, at) = (arc, next);
+            }
+            if (at != end) revert DerOverrun(Der.SEQUENCE);
         }
     }
 
