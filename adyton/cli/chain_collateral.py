@@ -64,7 +64,7 @@ def collateral(
     *,
     rpc_url: str,
     deployment_file: Path,
-    key_file: Path,
+    key_file: Path | None,
     password_file: Path | None,
     max_fee_gwei: float,
     confirmations: int,

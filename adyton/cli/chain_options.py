@@ -93,7 +93,6 @@ def key_options(f: F) -> F:
         "--key",
         "key_file",
         type=READABLE,
-        required=True,
         envvar="ADYTON_KEY_FILE",
         help="Who pays: a file of 64 hex digits, or an encrypted keystore; readable by you only.",
     )(f)
@@ -103,7 +102,7 @@ def key_options(f: F) -> F:
 class KeyOptions:
     """What `key_options` collected."""
 
-    key_file: Path
+    key_file: Path | None
     password_file: Path | None
     max_fee_gwei: float
     confirmations: int
@@ -111,6 +110,8 @@ class KeyOptions:
     def account(self) -> Account:
         from attestation.onchain.account import Account
 
+        if self.key_file is None:
+            raise click.UsageError("somebody has to pay for the transaction: name a --key")
         return Account.load(self.key_file, self._password)
 
     def _password(self) -> str:

@@ -37,9 +37,10 @@ class CheckFailed(click.ClickException):
 class Demo:
     """The checks, in the order a person would try them."""
 
-    def __init__(self, steps: Steps, folder: Path) -> None:
+    def __init__(self, steps: Steps, folder: Path, *, chain: bool = True) -> None:
         self.steps = steps
         self.folder = folder
+        self.chain = chain
 
     @contextmanager
     def check(self, name: str) -> Generator[list[str]]:
@@ -201,8 +202,8 @@ class Demo:
             detail.append(f"receipt {checked.receipt_id} for {checked.endpoint}")
             detail.append(f"weights {checked.model_digest}")
         lies = {
-            "answer": replace(bundle, response_body=_flip(bundle.response_body)),
-            "question": replace(bundle, request_body=_flip(bundle.request_body)),
+            "answer": replace(bundle, response_body=flipped(bundle.response_body)),
+            "question": replace(bundle, request_body=flipped(bundle.request_body)),
         }
         for name, lie in lies.items():
             self.refused(
@@ -244,6 +245,24 @@ class Demo:
 
         self.refused("and its client does not send the prompt", PolicyError, send_anyway)
 
+    def on_chain(
+        self,
+        node: RunningNode,
+        trust: Trust,
+        key: str,
+        established: Established,
+        bundle: Bundle | None,
+    ) -> None:
+        """The same node and an answer of its own, judged by contracts."""
+        from adyton.cli.demo_chain import run_chain
+
+        if bundle is None:
+            raise CheckFailed("there is no answer to have judged on a chain")
+        try:
+            run_chain(self, node.url, trust, key, (established, bundle))
+        except Exception as e:
+            self.steps.fail("the chain's part could not go on", f"{type(e).__name__}: {e}")
+
     def stop(self, node: RunningNode) -> None:
         self.steps.title("Stopping")
         with self.check("the node stops when asked"):
@@ -272,11 +291,13 @@ class Demo:
             self.chat_verifying(node, trust, key)
             if bundle is not None:
                 self.receipt_offline(bundle, trust)
+            if self.chain:
+                self.on_chain(node, trust, key, established, bundle)
             self.refusals(node, trust, key)
             self.stop(node)
 
 
-def _flip(body: bytes | None) -> bytes:
+def flipped(body: bytes | None) -> bytes:
     """`body` with one bit of its middle byte changed."""
     changed = bytearray(body or b"\0")
     changed[len(changed) // 2] ^= 1
@@ -284,11 +305,14 @@ def _flip(body: bytes | None) -> bytes:
 
 
 @click.command(name="demo")
+@click.option("--no-chain", is_flag=True, help="Leave out the part on a local EVM chain.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-def demo(as_json: bool) -> int:
+def demo(no_chain: bool, as_json: bool) -> int:
     """Start a simulated node, verify it, chat, check receipts, and try to cheat.
 
-    Needs adyton[node]. Uses the loopback interface only.
+    Then the same on a local EVM chain: contracts that verify the node, and pay for its
+    answer only if it is genuine. Needs adyton[node,onchain] and anvil, which `make demo`
+    installs. Uses the loopback interface only.
     """
     from adyton.cli.failures import NotDone, failure_of
     from adyton.cli.node import missing
@@ -297,11 +321,15 @@ def demo(as_json: bool) -> int:
         raise NotDone(
             f"the node is not installed ({', '.join(absent)} missing): pip install 'adyton[node]'"
         )
+    if not no_chain:
+        from adyton.cli.demo_chain import require_chain
+
+        require_chain()
     steps = Steps(quiet=as_json)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="adyton-demo-") as folder:
         try:
-            Demo(steps, Path(folder)).run()
+            Demo(steps, Path(folder), chain=not no_chain).run()
         except Exception as e:
             failure = failure_of(e)
             steps.fail("the demonstration could not go on", f"{failure.error}: {failure.reason}")

@@ -27,9 +27,36 @@ def test_demo_ends_ok_and_leaves_nothing_behind(tmp_path: Path) -> None:
     assert counted is not None, last
     assert done.stdout.count("  ✓ ") == int(counted[1])
     assert "SIMULATED" in done.stdout and "✗" not in done.stdout
-    for lie in ("answer", "question", "Intel's root", "another measurement"):
+    for lie in ("answer", "question", "Intel's root", "another measurement", "nobody allowed"):
         assert re.search(rf"✓ .*{lie}.* refused", done.stdout), lie
+    for error in ("CommitmentMismatch", "NodeUnknown", "NoSuchQuestion", "EpochEnded"):
+        assert f"      {error}(" in done.stdout
+    assert re.search(r"[1-9][0-9,]+ gas  register the node", done.stdout)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["", "/no/such/anvil"])
+def test_without_a_chain_to_run_it_says_what_to_do(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from adyton.cli import main
+
+    monkeypatch.setenv("ADYTON_ANVIL", name)
+    assert main(["demo"]) == 1
+    assert "ADYTON_ANVIL" in capsys.readouterr().err
+
+
+def test_without_anvil_anywhere_it_names_the_ways_to_get_one(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    from adyton.cli import anvil
+    from adyton.cli.failures import NotDone
+
+    monkeypatch.delenv("ADYTON_ANVIL", raising=False)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(anvil, "_MODULES", tmp_path)
+    with pytest.raises(NotDone, match=r"make demo.*ADYTON_ANVIL.*--no-chain"):
+        anvil.find_anvil()
 
 
 @pytest.mark.slow
@@ -48,7 +75,7 @@ def test_demo_fails_when_the_node_does_not_start(
 
     command = (sys.executable, "-c", "import sys; sys.exit('no model here')")
     monkeypatch.setattr(demo_node, "_SELF", command)
-    assert main(["demo"]) == 1
+    assert main(["demo", "--no-chain"]) == 1
     out = capsys.readouterr().out
     assert "no model here" in out and "demo: failed (1 of 1 checks)" in out
 
