@@ -49,10 +49,10 @@ def require_chain() -> None:
     from attestation.onchain import artifacts
 
     require_onchain()
+    find_anvil()
     absent = sorted(set(NEEDED) - set(artifacts.names()))
     if absent:
         raise NotDone(f"this installation carries no compiled {', '.join(absent)}: --no-chain")
-    find_anvil()
 
 
 @dataclass
