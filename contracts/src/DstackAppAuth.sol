@@ -32,10 +32,10 @@ contract DstackAppAuth is AllowList, IDstackAppAuth, IERC165 {
         returns (bool isAllowed, string memory reason)
     {
         if (bootInfo.appId != address(this)) return (false, "not this contract's application");
-        uint256 from = allowedFrom[bootId(bootInfo.osImageHash, bootInfo.composeHash)];
+        (uint256 from, uint16 statuses, uint16 minimumEvaluation) =
+            _entry(bootId(bootInfo.osImageHash, bootInfo.composeHash));
         if (from == 0) return (false, "this compose file on this image is not allowed");
         if (from > block.timestamp) return (false, "this compose file is not allowed yet");
-        (uint16 statuses, uint16 minimumEvaluation) = tcbRules();
         if (minimumEvaluation != 0) return (false, "the age of the TCB evaluation is not known");
         if (statuses & _status(bootInfo.tcbStatus) == 0) return (false, "TCB status not allowed");
         return (true, "");

@@ -70,10 +70,9 @@ contract MeasurementPolicy is AllowList, IMeasurementPolicy {
         returns (bytes4 answer)
     {
         bytes32 id = measurementId(body);
-        uint256 from = allowedFrom[id];
+        (uint256 from, uint16 statuses, uint16 minimum) = _entry(id);
         if (from == 0) revert MeasurementNotAllowed(id);
         if (from > block.timestamp) revert NotYetAllowed(from);
-        (uint16 statuses, uint16 minimum) = tcbRules();
         if (verdict.statuses & ~statuses != 0) revert TcbStatusNotAllowed(verdict.statuses);
         if (verdict.tcbEvaluationDataNumber < minimum) {
             revert TcbEvaluationTooOld(verdict.tcbEvaluationDataNumber, minimum);
@@ -86,13 +85,24 @@ contract MeasurementPolicy is AllowList, IMeasurementPolicy {
     /// TD's measurement. SGX: of bytes 16 to 320, all but the platform's SVNs and the report data.
     /// The three have different lengths, so no id is of two kinds.
     function measurementId(bytes calldata body) public pure returns (bytes32 id) {
-        if (body.length == QuoteLayout.SGX_BODY) {
-            return keccak256(body[SGX_CPUSVN:SGX_REPORT_DATA]);
+        uint256 from = TD_ATTRIBUTES;
+        uint256 size = TD_REPORT_DATA - TD_ATTRIBUTES;
+        uint256 more = 0;
+        if (body.length == QuoteLayout.TD15_BODY) {
+            more = QuoteLayout.TD15_BODY - TD_MR_SERVICE_TD;
+        } else if (body.length == QuoteLayout.SGX_BODY) {
+            (from, size) = (SGX_CPUSVN, SGX_REPORT_DATA - SGX_CPUSVN);
+        } else if (body.length != QuoteLayout.TD10_BODY) {
+            revert BodyLengthUnknown(body.length);
         }
-        bytes calldata td = body[TD_ATTRIBUTES:TD_REPORT_DATA];
-        if (body.length == QuoteLayout.TD10_BODY) return keccak256(td);
-        if (body.length != QuoteLayout.TD15_BODY) revert BodyLengthUnknown(body.length);
-        return keccak256(bytes.concat(td, body[TD_MR_SERVICE_TD:QuoteLayout.TD15_BODY]));
+        // Reads end within the body, whose length is known by now; copies go behind the free
+        // memory pointer, where nothing is kept.
+        assembly ("memory-safe") {
+            let p := mload(0x40)
+            calldatacopy(p, add(body.offset, from), size)
+            calldatacopy(add(p, size), add(body.offset, TD_MR_SERVICE_TD), more)
+            id := keccak256(p, add(size, more))
+        }
     }
 
     function _tightened() internal override {

@@ -34,37 +34,35 @@ abstract contract NodeRecords {
         uint64 expiry;
     }
 
-    /// @param time When the policy last ended its registrations; zero for never.
-    /// @param blockNumber The block it did so in: quotes bound to an earlier one are refused.
-    struct Epoch {
-        uint64 time;
-        uint64 blockNumber;
-    }
-
     /// @notice A policy has ended every registration made under it until now.
     event RegistrationsEnded(address indexed policy, uint256 time);
 
-    mapping(address signer => mapping(address policy => Node)) internal _nodes;
-    mapping(address policy => Epoch) private _epochs;
+    /// @dev A `Node` in one word, the first member lowest, 64 bits each.
+    mapping(address signer => mapping(address policy => uint256)) private _nodes;
+
+    /// @dev When the policy last ended its registrations in the low 64 bits, above it the number
+    /// of the block it did so in: quotes bound to an earlier one are refused.
+    mapping(address policy => uint256) private _epochs;
 
     /// @notice Ends every registration under the calling policy, this block's included. Nodes that
     /// the policy still allows register again, with quotes that they make from now on: a quote
     /// bound to an earlier block stays refused, so nobody can bring an ended node back by
     /// submitting its registration a second time.
     function endEpoch() external {
-        _epochs[msg.sender] = Epoch(uint64(block.timestamp), uint64(block.number));
+        _epochs[msg.sender] = block.number << 64 | uint64(block.timestamp);
         emit RegistrationsEnded(msg.sender, block.timestamp);
     }
 
     /// @notice The record of a signing key under a policy, whether it still counts or not; all
     /// zero where there is none.
     function nodeOf(address signer, address policy) external view returns (Node memory) {
-        return _nodes[signer][policy];
+        uint256 node = _nodes[signer][policy];
+        return Node(uint64(node), uint64(node >> 64), uint64(node >> 128));
     }
 
     /// @notice Records renewed at or before this time no longer count for the policy.
     function epochEndedAt(address policy) external view returns (uint256 time) {
-        return _epochs[policy].time;
+        return uint64(_epochs[policy]);
     }
 
     /// @dev Reverts unless an answer of this signer, served at `servedAt`, counts under `policy`:
@@ -72,13 +70,13 @@ abstract contract NodeRecords {
     /// the record's beginning, nor at or after its end. A record that has expired since still
     /// vouches for what was served before.
     function _requireServing(address signer, address policy, uint64 servedAt) internal view {
-        Node memory node = _nodes[signer][policy];
-        if (node.renewedAt == 0) revert NodeUnknown(signer, policy);
-        uint256 ended = _epochs[policy].time;
-        if (node.renewedAt <= ended) revert EpochEnded(policy, ended);
+        uint256 node = _nodes[signer][policy];
+        if (node == 0) revert NodeUnknown(signer, policy);
+        uint256 ended = uint64(_epochs[policy]);
+        if (uint64(node >> 64) <= ended) revert EpochEnded(policy, ended);
         if (servedAt > block.timestamp) revert ServedInFuture(servedAt, block.timestamp);
-        if (servedAt < node.servedFrom) revert ServedBeforeRegistration(servedAt, node.servedFrom);
-        if (servedAt >= node.expiry) revert NodeExpiredWhenServed(servedAt, node.expiry);
+        if (servedAt < uint64(node)) revert ServedBeforeRegistration(servedAt, uint64(node));
+        if (servedAt >= node >> 128) revert NodeExpiredWhenServed(servedAt, node >> 128);
     }
 
     /// @dev Writes what a registration in this block proves, which is bound to block `quotedAt`.
@@ -88,14 +86,17 @@ abstract contract NodeRecords {
         internal
         returns (uint64 recorded)
     {
-        Epoch memory epoch = _epochs[policy];
-        if (block.timestamp <= epoch.time || quotedAt < epoch.blockNumber) {
-            revert EpochEnded(policy, epoch.time);
+        uint256 epoch = _epochs[policy];
+        uint256 ended = uint64(epoch);
+        if (block.timestamp <= ended || quotedAt < epoch >> 64) revert EpochEnded(policy, ended);
+        uint256 node = _nodes[signer][policy];
+        uint256 servedFrom = block.timestamp;
+        recorded = expiry;
+        if (uint64(node >> 64) > ended && node >> 128 > block.timestamp) {
+            servedFrom = uint64(node);
+            if (node >> 128 > expiry) recorded = uint64(node >> 128);
         }
-        Node memory node = _nodes[signer][policy];
-        bool live = node.renewedAt > epoch.time && node.expiry > block.timestamp;
-        recorded = live && node.expiry > expiry ? node.expiry : expiry;
-        uint64 time = uint64(block.timestamp);
-        _nodes[signer][policy] = Node(live ? node.servedFrom : time, time, recorded);
+        _nodes[signer][policy] =
+            uint256(recorded) << 128 | uint256(uint64(block.timestamp)) << 64 | servedFrom;
     }
 }

@@ -72,18 +72,23 @@ library Keyset {
         signer = address(uint160(hints));
         uint256 keyAt = uint48(hints >> 160);
         uint256 notAfterAt = hints >> 208;
-        uint256 keysAt = notAfterAt + NOT_AFTER_SIZE;
-        // From here on every read ends within the keyset: START_SIZE <= notAfterAt, and
-        // notAfterAt + NOT_AFTER_SIZE <= keyAt, and keyAt + ENTRY_SIZE <= length.
-        if (notAfterAt < START_SIZE || keyAt < keysAt || keyset.length < keyAt + ENTRY_SIZE) {
-            revert KeysetHintsOutOfRange(notAfterAt, keyAt, keyset.length);
-        }
-        if (bytes21(_word(keyset, 0)) != "{\"e2ee_public_keys\":[") revert KeysetStartUnexpected();
-        _requireNoBracket(keyset, START_SIZE, notAfterAt);
-        notAfter = _notAfter(keyset, notAfterAt);
-        if (keyAt != keysAt) {
-            if (bytes1(_word(keyset, keyAt - 1)) != ",") revert KeysetKeyMisplaced(keyAt);
-            _requireNoBracket(keyset, keysAt, keyAt);
+        // Numbers of 48 bits: no sum overflows.
+        unchecked {
+            uint256 keysAt = notAfterAt + NOT_AFTER_SIZE;
+            // From here on every read ends within the keyset: START_SIZE <= notAfterAt, and
+            // notAfterAt + NOT_AFTER_SIZE <= keyAt, and keyAt + ENTRY_SIZE <= length.
+            if (notAfterAt < START_SIZE || keyAt < keysAt || keyset.length < keyAt + ENTRY_SIZE) {
+                revert KeysetHintsOutOfRange(notAfterAt, keyAt, keyset.length);
+            }
+            if (bytes21(_word(keyset, 0)) != "{\"e2ee_public_keys\":[") {
+                revert KeysetStartUnexpected();
+            }
+            _requireNoBracket(keyset, START_SIZE, notAfterAt);
+            notAfter = _notAfter(keyset, notAfterAt);
+            if (keyAt != keysAt) {
+                if (bytes1(_word(keyset, keyAt - 1)) != ",") revert KeysetKeyMisplaced(keyAt);
+                _requireNoBracket(keyset, keysAt, keyAt);
+            }
         }
         if (signer == address(0)) revert KeysetSignerZero();
         if (!_isEntryOf(signer, keyset, keyAt)) revert KeysetKeyMismatch(keyAt, signer);
@@ -101,33 +106,37 @@ library Keyset {
     /// shifted until only those remain, with zeros above them. A byte of `y` is zero where the
     /// text has a bracket, and `(y - 0x01..01) & ~y & 0x80..80` is not zero exactly when one is.
     function _requireNoBracket(bytes calldata keyset, uint256 from, uint256 to) private pure {
+        if (from == to) return;
         uint256 found;
         assembly ("memory-safe") {
-            let ones := div(not(0), 0xff)
-            let end := add(keyset.offset, to)
-            for { let p := add(keyset.offset, from) } lt(p, end) { p := add(p, 0x20) } {
-                let w := calldataload(p)
-                let rest := sub(end, p)
-                if lt(rest, 0x20) { w := shr(shl(3, sub(0x20, rest)), w) }
-                let y := xor(w, mul(ones, 0x5b))
-                found := or(found, and(sub(y, ones), not(y)))
-                y := xor(w, mul(ones, 0x5d))
-                found := or(found, and(sub(y, ones), not(y)))
+            function bracket(w) -> f {
+                let ones := 0x0101010101010101010101010101010101010101010101010101010101010101
+                let y := xor(w, 0x5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b5b)
+                f := and(sub(y, ones), not(y))
+                y := xor(w, 0x5d5d5d5d5d5d5d5d5d5d5d5d5d5d5d5d5d5d5d5d5d5d5d5d5d5d5d5d5d5d5d5d)
+                f := or(f, and(sub(y, ones), not(y)))
             }
-            found := and(found, shl(7, ones))
+            let end := sub(add(keyset.offset, to), 0x20)
+            let p := add(keyset.offset, from)
+            for {} lt(p, end) { p := add(p, 0x20) } { found := or(found, bracket(calldataload(p))) }
+            // 1 to 32 bytes are left
+            found := or(found, bracket(shr(shl(3, sub(p, end)), calldataload(p))))
+            found := and(found, 0x8080808080808080808080808080808080808080808080808080808080808080)
         }
         if (found != 0) revert KeysetBracketUnexpected(from, to);
     }
 
     function _notAfter(bytes calldata keyset, uint256 at) private pure returns (uint256 value) {
-        bytes32 head = _word(keyset, at);
-        uint256 x = uint80(uint256(head) >> 64) ^ 0x30303030303030303030;
-        // Bytes of x are 0 to 9 where the text has digits; adding 0x76 sets the top bit of others.
-        bool ok = bytes14(head) == "],\"not_after\":"
-            && bytes25(_word(keyset, at + 24)) == ",\"receipt_signing_keys\":["
-            && (x | (x + 0x76767676767676767676)) & 0x80808080808080808080 == 0 && x >> 72 != 0;
-        if (!ok) revert KeysetNotAfterMisplaced(at);
+        uint256 head = uint256(_word(keyset, at));
         unchecked {
+            uint256 tail = uint256(_word(keyset, at + 24));
+            uint256 x = ((head >> 64) ^ 0x30303030303030303030) & 0xffffffffffffffffffff;
+            // What differs from the two patterns, bit by bit; then bytes of x, 0 to 9 where the
+            // text has digits: adding 0x76 sets the top bit of any other.
+            uint256 wrong = (head ^ uint256(bytes32("],\"not_after\":"))) >> 144;
+            wrong |= (tail ^ uint256(bytes32(",\"receipt_signing_keys\":["))) >> 56;
+            wrong |= (x | (x + 0x76767676767676767676)) & 0x80808080808080808080;
+            if (wrong != 0 || x >> 72 == 0) revert KeysetNotAfterMisplaced(at);
             // two digits to each 16 bits, then five numbers below 100
             x = ((x >> 8) & 0x00ff00ff00ff00ff00ff) * 10 + (x & 0x00ff00ff00ff00ff00ff);
             value = (x >> 64) * 1e8 + ((x >> 48) & 0xff) * 1e6 + ((x >> 32) & 0xff) * 1e4
@@ -142,10 +151,18 @@ library Keyset {
         returns (bool)
     {
         uint256 key = uint160(signer);
-        return _word(keyset, at) == "{\"algo\":\"eip712-secp256k1\",\"key_"
-            && _word(keyset, at + 26) == ",\"key_id\":\"evm-1\",\"public_key\":\""
-            && uint256(_word(keyset, at + 58)) == Hex.digits(key >> 32)
-            && uint80(bytes10(_word(keyset, at + 90)))
-                == (uint80(uint64(Hex.digits(uint32(key)))) << 16) | 0x227d; // "}
+        unchecked {
+            uint256 wrong = uint256(
+                (_word(keyset, at) ^ "{\"algo\":\"eip712-secp256k1\",\"key_")
+                    | (_word(keyset, at + 26) ^ ",\"key_id\":\"evm-1\",\"public_key\":\"")
+            );
+            wrong |= uint256(_word(keyset, at + 58)) ^ Hex.digits(key >> 32);
+            // the last 8 digits, then "}
+            uint256 last = uint256(_word(keyset, at + 90)) >> 176;
+            return wrong
+                    | (last
+                        ^ (Hex.digits(key & 0xffffffff) << 16 & 0xffffffffffffffff0000 | 0x227d))
+                == 0;
+        }
     }
 }
