@@ -119,7 +119,7 @@ async def fake_node(
     measured = MeasuredState(bytes(32), bytes(32), bytes(32))
     node = Node(
         settings,
-        issuer=SimulatorIssuer("tdx", b"\x07" * 32, measured),
+        issuer=SimulatorIssuer(settings.sim_tee, b"\x07" * 32, measured),
         database=database,
         supervisor=supervisor,  # type: ignore[arg-type]
     )
