@@ -1,0 +1,182 @@
+"""Certificates, CRLs and PCK leaves as the contracts take them, refused here if they would be.
+
+What depends on the time, or on what a contract has stored, is left to the contracts. Spec:
+contracts/src/collateral/Pki.sol and contracts/src/PlatformRegistry.sol.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Self
+
+from attestation.onchain.abi import keccak
+from attestation.onchain.certificates import PkiCertificate, PkiCrl
+from attestation.onchain.der import INTEGER, SEQUENCE, Der
+from attestation.onchain.errors import NotProvable
+from attestation.x509 import read_certificate
+
+_SGX: Final = bytes.fromhex("2a864886f84d010d01")
+_OID: Final = 0x06
+_OCTETS: Final = 0x04
+_ENUMERATED: Final = 0x0A
+_COMPONENTS: Final = 16
+_MAX_REVOKED: Final = 24_575 // 8
+"""A contract's code holds 8 bytes for each revoked serial, and has 24,576 at most."""
+LEAF_CERTIFICATE: Final = b"\x00"
+LEAF_KNOWN: Final = b"\x01"
+
+
+def issuer_id(x: int, y: int) -> bytes:
+    """What the contracts know the issuer with this key by (32 bytes)."""
+    return keccak(x.to_bytes(32, "big") + y.to_bytes(32, "big"))
+
+
+def leaf_id(issuer: bytes, serial: int) -> bytes:
+    """What the contracts know a registered leaf by (32 bytes)."""
+    return keccak(issuer + serial.to_bytes(32, "big"))
+
+
+def revocation_tag(serial: int) -> bytes:
+    """What the contracts keep of a revoked serial (8 bytes)."""
+    return keccak(serial.to_bytes(32, "big"))[:8]
+
+
+def _entry(der: Der, arcs: bytes, tag: int) -> Der:
+    """The value of the entry 1.2.840.113741.1.13.1.<arcs>, which must come next."""
+    one = der.open(SEQUENCE)
+    if one.open(_OID).rest() != _SGX + arcs:
+        raise der.error(f"SGX entry {'.'.join(map(str, arcs))} is not where it must be")
+    return one.last(tag)
+
+
+def _sized(der: Der, arcs: bytes, size: int) -> bytes:
+    value = _entry(der, arcs, _OCTETS).rest()
+    if len(value) != size:
+        raise der.error(f"SGX entry {'.'.join(map(str, arcs))} has not {size} bytes")
+    return value
+
+
+def _svn(der: Der, component: int, size: int) -> int:
+    one = der.open(SEQUENCE)
+    if one.open(_OID).rest() != _SGX + bytes([2, component]) or one.tag != INTEGER:
+        raise der.error(f"SGX component {component} is not where it must be")
+    value = one.unsigned(size)
+    one.finish()
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class PckTcb:
+    """What a PCK certificate's SGX extension says: cpusvn (16 component SVNs), pcesvn, fmspc (6),
+    pceid (2, big-endian)."""
+
+    cpusvn: bytes
+    pcesvn: int
+    fmspc: bytes
+    pceid: bytes
+
+    @classmethod
+    def parse(cls, value: bytes) -> Self:
+        """Read the extension's value. Raises NotProvable where the contract would refuse it."""
+        der = Der("pck.sgx", value).last(SEQUENCE)
+        _sized(der, b"\1", 16)
+        tcb = _entry(der, b"\2", SEQUENCE)
+        svns = bytes(_svn(tcb, i, 1) for i in range(1, _COMPONENTS + 1))
+        pcesvn = _svn(tcb, 17, 2)
+        _sized(tcb, bytes([2, 18]), 16)
+        tcb.finish()
+        pceid, fmspc = _sized(der, b"\3", 2), _sized(der, b"\4", 6)
+        if len(_entry(der, b"\5", _ENUMERATED).rest()) != 1:
+            raise der.error("the SGX type has not one byte")
+        last = 5
+        while der:
+            arcs = der.open(SEQUENCE).open(_OID).rest().removeprefix(_SGX)
+            if len(arcs) != 1 or arcs[0] <= last:
+                raise der.error("SGX entries are not in ascending order, each once")
+            last = arcs[0]
+        return cls(svns, pcesvn, fmspc, pceid)
+
+
+@dataclass(frozen=True, slots=True)
+class _Leaf:
+    """A PCK certificate that its CA signed."""
+
+    ca: PkiCertificate
+    certificate: PkiCertificate
+    tcb: PckTcb
+
+    @classmethod
+    def read(cls, ca: bytes, leaf: bytes) -> Self:
+        issuer = PkiCertificate.parse("pck_ca", ca)
+        if not issuer.ca:
+            raise NotProvable("pck_ca", "not a CA")
+        certificate = PkiCertificate.parse("pck", leaf)
+        if certificate.ca:
+            raise NotProvable("pck", "a CA's certificate")
+        if certificate.sgx is None:
+            raise NotProvable("pck", "no SGX extension")
+        issuer.require_issued("pck", certificate.issuer, certificate.authority_key_id)
+        issuer.require_signature("pck", certificate.tbs, certificate.r, certificate.s)
+        return cls(issuer, certificate, PckTcb.parse(certificate.sgx))
+
+
+def certificate_arguments(der: bytes, root: bytes) -> tuple[bytes]:
+    """The arguments of `addCertificate` for the root itself or for one that `root` (DER) signed.
+
+    Raises NotProvable, and CollateralError where `der` is no certificate at all.
+    """
+    read_certificate("certificate", der)
+    anchor = PkiCertificate.parse("root", root)
+    if not anchor.ca or anchor.path_length == 0:
+        raise NotProvable("root", "not a CA that may have CAs below it")
+    certificate = PkiCertificate.parse("certificate", der)
+    anchor.require_issued("certificate", certificate.issuer, certificate.authority_key_id)
+    anchor.require_signature("certificate", certificate.tbs, certificate.r, certificate.s)
+    return (der,)
+
+
+def crl_arguments(der: bytes, issuer: bytes) -> tuple[bytes, int, int]:
+    """The arguments of `updateCrl` for the CRL `der` of the PCK CA or root `issuer` (DER).
+
+    Raises NotProvable.
+    """
+    ca = PkiCertificate.parse("issuer", issuer)
+    if not ca.ca:
+        raise NotProvable("issuer", "not a CA")
+    crl = PkiCrl.parse("crl", der)
+    if len(crl.revoked) > _MAX_REVOKED:
+        raise NotProvable("crl", f"{len(crl.revoked)} revoked serials, at most {_MAX_REVOKED}")
+    ca.require_issued("crl", crl.issuer, crl.authority_key_id)
+    ca.require_signature("crl", crl.tbs, crl.r, crl.s)
+    return der, ca.x, ca.y
+
+
+def platform_certificate(ca: bytes, leaf: bytes) -> bytes:
+    """`platform` for a PCK leaf a contract has not seen: 0x00, the CA's key, the leaf (DER).
+
+    `ca` is the PCK CA's certificate (DER). Raises NotProvable.
+    """
+    issuer = _Leaf.read(ca, leaf).ca
+    return LEAF_CERTIFICATE + issuer.x.to_bytes(32, "big") + issuer.y.to_bytes(32, "big") + leaf
+
+
+def platform_known(ca: bytes, leaf: bytes) -> bytes:
+    """`platform` for a PCK leaf registered before: 143 bytes, see `IQuoteVerifier`.
+
+    `ca` is the PCK CA's certificate (DER). Raises NotProvable.
+    """
+    read = _Leaf.read(ca, leaf)
+    certificate, tcb = read.certificate, read.tcb
+    return b"".join(
+        (
+            LEAF_KNOWN,
+            issuer_id(read.ca.x, read.ca.y),
+            certificate.serial.to_bytes(20, "big"),
+            certificate.x.to_bytes(32, "big"),
+            certificate.y.to_bytes(32, "big"),
+            tcb.cpusvn,
+            tcb.pcesvn.to_bytes(2, "big"),
+            tcb.fmspc,
+            tcb.pceid,
+        )
+    )
