@@ -34,6 +34,7 @@ from attestation.onchain.quote import compact_quote
 from attestation.onchain.registration import KeysetHints, Registration
 from attestation.statement import report_data
 
+MANY = tuple(KeyEntry(f"k{i}", "ed25519", f"{i:064x}") for i in range(9))
 HISTORY = "0x0000F90827F1C53a10cb7A02335B175320002935"
 
 
@@ -427,7 +428,7 @@ def read(deployed: World, libraries: Contract) -> Callable[..., Any]:
         {"subject": "node.example", "tls_public_keys": ()},
         {"receipt_signing_keys": (KEY,)},
         {"receipt_signing_keys": (KEY, RECEIPT)},
-        {"receipt_signing_keys": (*(KeyEntry(f"k{i}", "ed25519", f"{i:064x}") for i in range(9)), KEY)},
+        {"receipt_signing_keys": (*MANY, KEY)},
         {"e2ee_public_keys": (KeyEntry("x", "x25519-aes-256-gcm", "05" * 32),)},
         {"e2ee_public_keys": (KeyEntry("p", "mlkem768-x25519", "05" * 1216),)},
         {"subject": '],"not_after":9999999999,"receipt_signing_keys":['},
