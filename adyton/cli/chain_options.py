@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound=Callable[..., Any])
 
 NEEDED: Final = {
+    "coincurve": "coincurve",
     "eth_abi": "eth-abi",
     "eth_account": "eth-account",
     "Crypto": "pycryptodome",

@@ -23,16 +23,24 @@ _HEX: Final = re.compile(r"0x(?:[0-9a-f]{2})*")
 
 
 def read_document(document: Mapping[str, Any]) -> tuple[EvmReceipt, bytes, bytes | None]:
-    """Receipt, signature (65 bytes) and, where it is given, the salt. Raises MalformedEvidence."""
+    """Receipt, signature (65 bytes) and, where it is given, the salt.
+
+    Raises MalformedEvidence; ReceiptError where it was changed after it was signed, which a
+    contract could only tell as an unknown signer.
+    """
+    from adyton.errors import ReceiptError
     from adyton.evm import FORMAT
     from attestation.errors import MalformedEvidence
-    from attestation.onchain.receipt import EvmReceipt
+    from attestation.onchain.receipt import EvmReceipt, recover
 
     if document.get("format") != FORMAT:
         raise MalformedEvidence("evm_receipt.format", f"must be {FORMAT}")
     salt = None if document.get("salt") is None else _bytes(document, "salt", 32)
     receipt = EvmReceipt.from_json(document.get("receipt"))
-    return receipt, _bytes(document, "signature", 65), salt
+    signature = _bytes(document, "signature", 65)
+    if document.get("signer") != recover(receipt, signature):
+        raise ReceiptError("signature", "the signer named did not sign this receipt")
+    return receipt, signature, salt
 
 
 def _bytes(document: Mapping[str, Any], name: str, size: int) -> bytes:
