@@ -172,4 +172,5 @@ class Registration:
         """The call of `register` under this policy. Raises NotProvable as `arguments` does."""
         from attestation.onchain.artifacts import artifact
 
-        return artifact("NodeRegistry").interface.call("register", *self.arguments(policy))
+        arguments = self.arguments(policy)
+        return artifact("NodeRegistry").interface.call("register", *arguments)

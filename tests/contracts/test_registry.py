@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
 import attested
 import pytest
-from chain import Contract
+from chain import Contract, Refused
+from hypothesis import example, given
+from hypothesis import strategies as st
 from registering import (
     KEY,
     KINDS,
@@ -660,6 +663,34 @@ def test_other_bytes_are_no_brackets(read: Callable[..., Any]) -> None:
     )
     text = jcs(keys.document)
     assert read(text, found(text)) == (SIGNER, keys.not_after)
+
+
+INNER = {"a": [], "not_after": 9_999_999_999, "receipt_signing_keys": [KEY.to_json()]}
+NAMES = ("a", "e2ee_public_keys", "not_after", "nz", "receipt_signing_keys", "rz", "zz")
+VALUES = (
+    INNER, [INNER], [], [[]], 1_780_000_000, [KEY.to_json()], [{"k": [KEY.to_json()]}],
+    [{"k": KEY.to_json()}], [RECEIPT.to_json(), KEY.to_json()], "]", '],"not_after":9999999999,',
+)  # fmt: skip
+
+
+@given(st.fixed_dictionaries({}, optional={n: st.sampled_from(VALUES) for n in NAMES}))
+@example(
+    {"e2ee_public_keys": [], "not_after": 1_780_000_000, "receipt_signing_keys": VALUES[8]}
+).via("a keyset")
+def test_whatever_the_document_and_hints_what_is_read_is_what_it_says(
+    deployed: World, libraries: Contract, document: dict[str, Any]
+) -> None:
+    """Any structure, and every place that has either pattern: more than an operator can do."""
+    text = jcs(document)
+    times = [m.start() for m in re.finditer(re.escape(NOT_AFTER), text)]
+    keys = [m.start() for m in re.finditer(re.escape(ENTRY), text)]
+    for hints in (hints_at(text, a, b) for a in times for b in keys):
+        try:
+            got = deployed.chain.call(libraries, "readKeyset", text, hints)
+        except Refused:
+            continue
+        assert got == (SIGNER, document["not_after"])
+        assert KEY.to_json() in document["receipt_signing_keys"]
 
 
 def test_a_false_keyset_is_refused_through_the_front_door_too(world: World) -> None:
