@@ -274,14 +274,14 @@ D = TypeVar("D", bound=Document)
 def round_trip(name: str, text: str, read: Callable[[Member], D]) -> D:
     """The document `text` is, which it is written as again, to the byte.
 
-    Raises NotProvable, naming the member before the first difference, where it is not.
+    Raises NotProvable, naming the member that holds the first difference, where it is not.
     """
     document = read(Member.document(name, text))
     again = document.text()
     if again != text:
         at = next((i for i, (a, b) in enumerate(zip(text, again, strict=False)) if a != b), None)
         at = min(len(text), len(again)) if at is None else at
-        keys = _KEY.findall(text[: at + 1]) or [""]
+        keys = [""] + [key[1] for key in _KEY.finditer(text) if key.start() <= at]
         raise NotProvable(f"{name}.{keys[-1]}".rstrip("."), f"not as Intel writes it, at {at}")
     return document
 

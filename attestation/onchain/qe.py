@@ -62,7 +62,7 @@ class QeIdentity:
         levels = document["tcbLevels"].items(255)
         return cls(
             tdx=enclave == "TD_QE",
-            lower=lower_case(*(document[name] for name in _HEX if name[-4:] != "Mask")),
+            lower=lower_case(*(document[name] for name in _HEX)),
             issue_date=document["issueDate"].date(),
             next_update=document["nextUpdate"].date(),
             evaluation_number=document["tcbEvaluationDataNumber"].number(2),
