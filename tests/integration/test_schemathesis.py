@@ -29,6 +29,7 @@ OPERATIONS = [
     ("GET", "/v1/models/{model}"),
     ("GET", "/v1/aci/attestation"),
     ("GET", "/v1/aci/receipts/{id}"),
+    ("GET", "/v1/aci/receipts/{id}/evm"),
     ("GET", "/v1/aci/sessions"),
     ("GET", "/v1/aci/sessions/{id}"),
     ("POST", "/v1/chat/completions"),
