@@ -68,6 +68,7 @@ def collateral(
     password_file: Path | None,
     max_fee_gwei: float,
     confirmations: int,
+    replace: str | None,
     file: Path | None,
     quote: str | None,
     dry_run: bool,
@@ -92,7 +93,7 @@ def collateral(
             _show(steps, standings)
             done: list[Pushed] = []
         else:
-            key = KeyOptions(key_file, password_file, max_fee_gwei, confirmations)
+            key = KeyOptions(key_file, password_file, max_fee_gwei, confirmations, replace)
             client = CollateralClient(rpc, deployment.quote_verifier, key.sender(rpc))
             done = client.push(document, root, lambda pushed: _tell(steps, pushed))
             standings = client.standings(document, root)

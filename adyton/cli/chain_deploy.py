@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -116,6 +117,7 @@ def deploy(
     The policy belongs to the key's account and allows nothing yet.
     """
     require_onchain()
+    _require_new(out)
     from attestation.onchain.deploy import deploy as put
     from attestation.onchain.rpc import Rpc
 
@@ -133,6 +135,14 @@ def deploy(
         print_json(_document(deployment, steps) | {"file": str(out)})
     else:
         _narrate(deployment, steps, out)
+
+
+def _require_new(out: Path) -> None:
+    """The file can be written, and no other deployment's addresses are lost by it."""
+    if out.exists():
+        raise click.UsageError(f"--out: {out} is there already")
+    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
+        raise click.UsageError(f"--out: {out.parent} is no folder that can be written to")
 
 
 def _document(deployment: Deployment, steps: list[Step]) -> dict[str, Any]:

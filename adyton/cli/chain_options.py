@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ NEEDED: Final = {
     "eth_account": "eth-account",
     "Crypto": "pycryptodome",
 }
+_HASH: Final = re.compile(r"0x[0-9a-fA-F]{64}")
 PASSWORD_VARIABLE: Final = "ADYTON_KEY_PASSWORD"  # noqa: S105 - a name, not a password
 
 
@@ -67,8 +69,22 @@ def chain_options(f: F) -> F:
     return rpc_option(f)
 
 
+def _transaction_hash(
+    _ctx: click.Context, _param: click.Parameter, value: str | None
+) -> str | None:
+    if value is not None and not _HASH.fullmatch(value):
+        raise click.BadParameter("must be a transaction's hash: 0x and 64 hex digits")
+    return None if value is None else value.lower()
+
+
 def key_options(f: F) -> F:
-    """--key, --password-file, --max-fee and --confirmations."""
+    """--key, --password-file, --max-fee, --confirmations and --replace."""
+    f = click.option(
+        "--replace",
+        metavar="HASH",
+        callback=_transaction_hash,
+        help="Take the place of this pending transaction of the same account, for a higher fee.",
+    )(f)
     f = click.option(
         "--confirmations",
         type=click.IntRange(1, 1000),
@@ -107,6 +123,7 @@ class KeyOptions:
     password_file: Path | None
     max_fee_gwei: float
     confirmations: int
+    replace: str | None
 
     def account(self) -> Account:
         from attestation.onchain.account import Account
@@ -131,6 +148,7 @@ class KeyOptions:
             self.account(),
             max_fee=int(self.max_fee_gwei * GWEI),
             confirmations=self.confirmations,
+            replace=self.replace,
         )
 
 

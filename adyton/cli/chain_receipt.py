@@ -77,31 +77,26 @@ def _fetched(
     receipt_id: str, url: str | None, api_key: str | None, trust: dict[str, Any]
 ) -> Mapping[str, Any]:
     """The EVM form of a receipt, from a verified node."""
-    import httpx2
-
     from adyton.cli.failures import NotDone
     from adyton.endpoint import Endpoint
-    from adyton.errors import NodeUnreachable
+    from adyton.fetch import get, open_pool
     from adyton.trust import parse_object
-    from adyton.verify import establish, pinned_context
+    from adyton.verify import establish
 
     if url is None:
         raise click.UsageError(f"{receipt_id} is no file; to fetch a receipt, name the node: --url")
     endpoint = Endpoint.parse(url)
     established = establish(endpoint, build_trust(**trust))
     headers = {} if api_key is None else {"authorization": f"Bearer {api_key}"}
-    try:
-        with httpx2.Client(verify=pinned_context(established), trust_env=False) as client:
-            path = endpoint.evm_receipt_path(receipt_id)
-            answer = client.get(endpoint.origin + path, headers=headers)
-    except httpx2.TransportError as e:
-        raise NodeUnreachable(f"evm receipt: {endpoint.origin}: {e}") from None
-    if answer.status_code != 200:
+    path = endpoint.evm_receipt_path(receipt_id)
+    with open_pool(established.require_listed, connections=1, keepalive=0) as pool:
+        answer = get(pool, endpoint, path, "evm receipt", limit=MAX_DOCUMENT_BYTES, headers=headers)
+    if answer.status != 200:
         raise NotDone(
-            f"the node answered HTTP {answer.status_code}: it has no such receipt for this API "
-            "key, or none for contracts"
+            f"the node answered HTTP {answer.status}: it has no such receipt for this API key, "
+            "or none for contracts"
         )
-    return parse_object(answer.content, "evm receipt")
+    return parse_object(answer.body, "evm receipt")
 
 
 def _document(

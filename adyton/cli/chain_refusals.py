@@ -75,6 +75,7 @@ _HINTS: Final = {
     "OwnableUnauthorizedAccount": "only the policy's owner may do this",
     "P256VerifierMissing": "this chain lacks the precompile of EIP-7951; --p256 software puts "
     "a contract in its place, at many times the gas",
+    "ServedInFuture": "the chain's newest block is older than the answer: ask after the next one",
     "BlockTooOld": "run it again: the node is asked for a quote over a newer block",
 }
 

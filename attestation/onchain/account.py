@@ -10,6 +10,7 @@ import json
 import os
 import re
 import stat
+import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,10 +33,8 @@ class Account:
     """A key in memory. `address` is its account's, checksummed."""
 
     def __init__(self, key: bytes, *, file: Path | None = None) -> None:
-        from eth_account import Account as Accounts
-
         try:
-            self._local: LocalAccount = Accounts.from_key(key)
+            self._local: LocalAccount = _accounts().from_key(key)
         except ValueError:
             raise AccountError("not a secp256k1 private key") from None
         self.address = checksummed(self._local.address)
@@ -71,6 +70,19 @@ class Account:
             yield
 
 
+def _accounts() -> Any:
+    """eth-account's entry point, loaded without what comes along raising the recursion limit.
+
+    py_ecc raises it so far that deeply nested JSON from an RPC node would overrun the stack.
+    """
+    limit = sys.getrecursionlimit()
+    try:
+        from eth_account import Account as Accounts
+    finally:
+        sys.setrecursionlimit(limit)
+    return Accounts
+
+
 def _private_text(path: Path) -> str:
     try:
         with path.open("rb") as f:
@@ -87,8 +99,6 @@ def _private_text(path: Path) -> str:
 
 
 def _opened(path: Path, text: str, password: Callable[[], str] | None) -> bytes:
-    from eth_account import Account as Accounts
-
     try:
         keystore = json.loads(text)
     except ValueError:
@@ -98,7 +108,7 @@ def _opened(path: Path, text: str, password: Callable[[], str] | None) -> bytes:
     if password is None:
         raise AccountError(f"key file {path}: is encrypted, and no password was given")
     try:
-        return bytes(Accounts.decrypt(keystore, password()))
+        return bytes(_accounts().decrypt(keystore, password()))
     except (ValueError, KeyError, TypeError, NotImplementedError):
         # The cause may quote what it choked on, so it stays here.
         raise AccountError(f"key file {path}: the password does not open it") from None

@@ -75,7 +75,8 @@ class Sender:
     """Sends with one account over one RPC node, one transaction at a time.
 
     `max_fee` (wei for each gas) is never exceeded; a transaction counts as mined under
-    `confirmations` blocks, its own included.
+    `confirmations` blocks, its own included. The first transaction takes the place of the
+    pending one that `replace` names, if any.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Sender:
         confirmations: int = 1,
         timeout_s: float = 300.0,
         poll_s: float = 1.0,
+        replace: str | None = None,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -95,28 +97,27 @@ class Sender:
         self.rpc, self.account = rpc, account
         self._max_fee, self._confirmations = max_fee, confirmations
         self._timeout_s, self._poll_s = timeout_s, poll_s
+        self._replace = replace
         self._sleep, self._clock = sleep, clock
 
     @property
     def address(self) -> str:
         return self.account.address
 
-    def send(
-        self, to: str | None, data: bytes, *, value: int = 0, replace: str | None = None
-    ) -> Mined:
+    def send(self, to: str | None, data: bytes, *, value: int = 0) -> Mined:
         """The transaction is mined and succeeded; `to` None deploys `data`. `value` is in wei.
 
-        `replace` is the hash of a transaction of this account that hangs: its nonce is used
-        again with a higher fee. Raises ContractRefused before anything is paid where it
-        would revert; GasTooHigh, FeeTooHigh, NonceTaken, SendUncertain, RpcError.
+        Raises ContractRefused before anything is paid where it would revert; GasTooHigh,
+        FeeTooHigh, NonceTaken, SendUncertain, RpcError.
         """
         with self.account.sole_use():
             call = self._call(to, data, value)
             gas = self._gas(call)
-            if replace is None:
+            if self._replace is None:
                 nonce, fees = self._next_nonce(), self.fees()
             else:
-                nonce, fees = self._outbid(replace)
+                nonce, fees = self._outbid(self._replace)
+                self._replace = None
             signed = self._sign(call, gas, nonce, fees)
             return self._settled(signed)
 

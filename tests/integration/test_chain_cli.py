@@ -91,6 +91,7 @@ def deployed(local: Local, run) -> Iterator[Local]:
 
 
 def deploying(local: Local) -> list[str]:
+    local.file.unlink(missing_ok=True)
     return ["--rpc", local.url, "--key", str(local.key), "--out", str(local.file)]
 
 
@@ -293,6 +294,20 @@ def test_a_key_that_others_may_read_is_a_usage_error(deployed: Local, run, tmp_p
     key.chmod(0o644)
     code, told = run("allow", "5a" * 32, *deployed.where, "--key", str(key))
     assert (code, told["error"]) == (2, "AccountError") and STRANGER not in str(told)
+
+
+def test_no_deployment_is_overwritten(deployed: Local, run, tmp_path: Path) -> None:
+    arguments = ["deploy", "--rpc", deployed.url, "--key", str(deployed.key), "--out"]
+    before = deployed.file.read_bytes()
+    assert run(*arguments, str(deployed.file))[0] == 2
+    assert deployed.file.read_bytes() == before
+    assert run(*arguments, str(tmp_path / "none" / "file"))[0] == 2
+
+
+def test_a_pending_transaction_is_replaced_only_when_named(deployed: Local, run) -> None:
+    code, told = run("allow", "5a" * 32, *deployed.paying, "--replace", "0x" + "11" * 32)
+    assert (code, told["error"]) == (6, "NonceTaken")
+    assert run("allow", "5a" * 32, *deployed.paying, "--replace", "11")[0] == 2
 
 
 def test_a_cap_on_fees_is_kept(deployed: Local, run) -> None:

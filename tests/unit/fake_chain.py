@@ -61,6 +61,8 @@ class FakeChain:
     base_fee: int = 10**9
     status: int = 1
     reverts: Any = None
+    logs: dict[int, dict[str, Any]] = field(default_factory=dict)
+    max_span: int = 1 << 60
     before: Callable[[str], httpx.Response | None] = lambda _m: None
     after: Callable[[str], httpx.Response | None] = lambda _m: None
 
@@ -140,6 +142,12 @@ class FakeChain:
         if self.reverts is not None and self.status:
             raise RpcFault(3, "execution reverted", self.reverts)
         return hex(self.estimate)
+
+    def eth_getLogs(self, asked: dict[str, Any]) -> list[dict[str, Any]]:
+        first, last = int(asked["fromBlock"], 16), int(asked["toBlock"], 16)
+        if last - first >= self.max_span:
+            raise RpcFault(-32602, "block range is too wide")
+        return [log for number, log in self.logs.items() if first <= number <= last]
 
     def eth_getTransactionCount(self, _address: str, tag: str) -> str:
         return hex(len(self.mined()) + (len(self.pool) if tag == "pending" else 0))

@@ -71,6 +71,16 @@ def test_nothing_shows_the_key(tmp_path: Path) -> None:
     assert KEY.hex() not in f"{account!r} {account} {vars(account)}"
 
 
+def test_signing_leaves_the_recursion_limit_alone() -> None:
+    """What eth-account loads raises it to where nested JSON from a node overruns the stack."""
+    program = (
+        "import sys; before = sys.getrecursionlimit()\n"
+        "from attestation.onchain.account import Account\n"
+        "Account(bytes(31) + b'\\1'); assert sys.getrecursionlimit() == before\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
 def test_one_key_signs_for_one_user_at_a_time(tmp_path: Path) -> None:
     path = key_file(tmp_path, KEY.hex())
     order: list[str] = []

@@ -9,7 +9,7 @@ import pytest
 from fake_chain import CHAIN, TARGET, FakeChain, RpcFault
 
 from attestation.onchain import artifacts
-from attestation.onchain.abi import ErrorTable, selector
+from attestation.onchain.abi import ErrorTable, keccak, selector
 from attestation.onchain.faults import (
     ChainError,
     ContractRefused,
@@ -199,3 +199,75 @@ def test_an_address_without_a_contract_is_named(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setattr(artifacts, "FOLDER", tmp_path)
     with pytest.raises(NoContract, match="no Owned is deployed there"):
         FakeChain().rpc().read("Owned", TARGET, "owner")
+
+
+# --- events ---------------------------------------------------------------------------------
+
+
+ALLOWED = {
+    "type": "event",
+    "name": "Allowed",
+    "inputs": [
+        {"name": "id", "type": "bytes32", "indexed": True},
+        {"name": "from", "type": "uint256", "indexed": False},
+    ],
+}
+
+
+@pytest.fixture
+def logging(monkeypatch: pytest.MonkeyPatch, tmp_path) -> FakeChain:
+    """A chain on which `TARGET` has logged an event in each of some blocks."""
+    (tmp_path / "Logged.json").write_text(json.dumps({"abi": [ALLOWED], "bytecode": ""}))
+    monkeypatch.setattr(artifacts, "FOLDER", tmp_path)
+    chain = FakeChain()
+    for number in (3, 4, 500, 999):
+        topics = [keccak(b"Allowed(bytes32,uint256)"), number.to_bytes(32, "big")]
+        chain.logs[number] = {
+            "address": TARGET,
+            "topics": ["0x" + t.hex() for t in topics],
+            "data": "0x" + (7 * number).to_bytes(32, "big").hex(),
+        }
+    return chain
+
+
+def allowed(chain: FakeChain) -> list[dict[str, object]]:
+    return list(chain.rpc().events("Logged", TARGET, "Allowed", 0, 1000))
+
+
+@pytest.mark.parametrize("span", [1 << 60, 100, 1])
+def test_events_are_read_in_order_whatever_span_is_answered(logging: FakeChain, span: int) -> None:
+    logging.max_span = span
+    found = [int.from_bytes(e["id"], "big") for e in allowed(logging)]
+    assert found == [3, 4, 500, 999]
+
+
+def test_a_node_that_answers_no_span_is_told(logging: FakeChain) -> None:
+    logging.max_span = 0
+    with pytest.raises(RpcError, match="too wide"):
+        allowed(logging)
+
+
+@pytest.mark.parametrize(
+    ("member", "value"),
+    [
+        ("address", "0x" + "11" * 20),
+        ("topics", []),
+        ("topics", ["0x" + "00" * 32]),
+        ("topics", None),
+        ("data", None),
+        ("data", "0x0"),
+    ],
+)
+def test_logs_of_something_else_are_refused(logging: FakeChain, member: str, value: object) -> None:
+    logging.logs[4][member] = value
+    with pytest.raises(RpcMalformed):
+        allowed(logging)
+
+
+@pytest.mark.parametrize(("member", "value"), [("data", "0x"), ("data", "0x00")])
+def test_logs_of_another_form_are_no_such_event(
+    logging: FakeChain, member: str, value: object
+) -> None:
+    logging.logs[4][member] = value
+    with pytest.raises(NoContract):
+        allowed(logging)

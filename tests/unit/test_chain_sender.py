@@ -7,6 +7,7 @@ import pytest
 from fake_chain import TARGET, FakeChain, RpcFault
 
 from attestation.onchain.faults import (
+    ChainError,
     ContractRefused,
     FeeTooHigh,
     GasTooHigh,
@@ -113,7 +114,7 @@ def test_a_replacement_takes_the_same_nonce_and_only_when_asked() -> None:
         chain.sender(timeout_s=5.0).send(TARGET, b"\x01")
     assert hanging.value.nonce == 0 and chain.mined() == []
     chain.hold = False
-    mined = chain.sender().send(TARGET, b"\x01", replace=hanging.value.tx_hash)
+    mined = chain.sender(replace=hanging.value.tx_hash).send(TARGET, b"\x01")
     assert mined.tx_hash != hanging.value.tx_hash
     assert chain.mined() == [mined.tx_hash]
     assert {seen["nonce"] for seen in chain.seen.values()} == {0}
@@ -122,11 +123,32 @@ def test_a_replacement_takes_the_same_nonce_and_only_when_asked() -> None:
         assert new[fee] * 10 >= old[fee] * 11
 
 
+def test_only_the_first_transaction_replaces() -> None:
+    chain = FakeChain(hold=True)
+    with pytest.raises(SendUncertain) as hanging:
+        chain.sender(timeout_s=5.0).send(TARGET, b"\x01")
+    chain.hold = False
+    sender = chain.sender(replace=hanging.value.tx_hash)
+    sender.send(TARGET, b"\x01")
+    sender.send(TARGET, b"\x02")
+    assert [chain.seen[tx]["nonce"] for tx in chain.mined()] == [0, 1]
+
+
+def test_nobody_elses_transaction_is_replaced() -> None:
+    chain = FakeChain(hold=True)
+    with pytest.raises(SendUncertain) as hanging:
+        chain.sender(timeout_s=5.0).send(TARGET, b"\x01")
+    chain.seen[hanging.value.tx_hash]["from"] = "0x" + "11" * 20
+    with pytest.raises(ChainError, match="is not a transaction of"):
+        chain.sender(replace=hanging.value.tx_hash).send(TARGET, b"\x01")
+    assert len(chain.seen) == 1
+
+
 def test_a_mined_transaction_is_not_replaced() -> None:
     chain = FakeChain()
     mined = chain.sender().send(TARGET, b"\x01")
     with pytest.raises(NonceTaken, match="not pending"):
-        chain.sender().send(TARGET, b"\x01", replace=mined.tx_hash)
+        chain.sender(replace=mined.tx_hash).send(TARGET, b"\x01")
     assert len(chain.mined()) == 1
 
 
