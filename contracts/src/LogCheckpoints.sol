@@ -57,7 +57,7 @@ abstract contract LogCheckpoints is NodeRecords, IReceiptVerifier {
         bytes32 earlierRoot,
         bytes32[] calldata proof
     ) external returns (address signer) {
-        signer = Receipts.recover(Receipts.digest(_structHash(checkpoint)), r, vs);
+        signer = Receipts.signerOf(_structHash(checkpoint), r, vs);
         _requireServing(signer, policy, checkpoint.time);
         _requireContinues(signer, policy, checkpoint, earlierRoot, proof);
         _last[signer][policy] = Last(checkpoint.size, checkpoint.time);

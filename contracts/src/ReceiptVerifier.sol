@@ -25,7 +25,7 @@ abstract contract ReceiptVerifier is LogCheckpoints {
         view
         returns (address signer)
     {
-        signer = _signer(Receipts.structHash(receipt), r, vs);
+        signer = Receipts.signerOf(Receipts.structHash(receipt), r, vs);
         _requireServing(signer, policy, receipt.servedAt);
     }
 
@@ -35,7 +35,7 @@ abstract contract ReceiptVerifier is LogCheckpoints {
         view
         returns (address signer)
     {
-        signer = _signer(structHash, r, vs);
+        signer = Receipts.signerOf(structHash, r, vs);
         _requireServing(signer, policy, uint64(block.timestamp));
     }
 
@@ -51,7 +51,7 @@ abstract contract ReceiptVerifier is LogCheckpoints {
             revert WrongContext(receipt.context, context);
         }
         bytes32 hash = Receipts.structHash(receipt);
-        signer = _signer(hash, r, vs);
+        signer = Receipts.signerOf(hash, r, vs);
         _requireServing(signer, policy, receipt.servedAt);
         // Keyed by what is said, not by how it is signed: another signature is no second use.
         if (_consumed[msg.sender][hash]) revert AlreadyConsumed(msg.sender, hash);
@@ -77,16 +77,12 @@ abstract contract ReceiptVerifier is LogCheckpoints {
             revert BatchSpanInverted(servedFrom, servedUntil);
         }
         bytes32 root = MerkleLog.batchRoot(leaves);
-        signer = _signer(
+        signer = Receipts.signerOf(
             keccak256(abi.encode(BATCH_TYPEHASH, root, leaves.length, servedFrom, servedUntil)),
             r,
             vs
         );
         _requireServing(signer, policy, servedFrom);
         _requireServing(signer, policy, servedUntil);
-    }
-
-    function _signer(bytes32 structHash, bytes32 r, bytes32 vs) private view returns (address) {
-        return Receipts.recover(Receipts.digest(structHash), r, vs);
     }
 }

@@ -73,21 +73,27 @@ library Receipts {
         }
     }
 
-    /// @notice The address that signed. Reverts for a high s, and where no key fits.
+    /// @notice The address that signed the struct with this hash. Reverts for a high s, and where
+    /// no key fits.
     /// @param vs s, with the parity of the nonce's point in the highest bit (EIP-2098).
-    function recover(bytes32 signed, bytes32 r, bytes32 vs) internal view returns (address signer) {
+    function signerOf(bytes32 hash, bytes32 r, bytes32 vs) internal view returns (address signer) {
         uint256 s = uint256(vs) & (type(uint256).max >> 1);
         if (s > HALF_ORDER) revert HighS(s);
-        // 128 bytes after the free memory pointer; the answer goes to scratch space. The
-        // precompile answers nothing, with success, where no key fits: the length tells.
+        bytes32 separator = DOMAIN_SEPARATOR;
+        // Writes 128 bytes after the free memory pointer, enough to keep nothing, and has the
+        // answer put into scratch space. The precompile answers nothing, with success, where no
+        // key fits: the length tells.
         assembly ("memory-safe") {
             let p := mload(0x40)
-            mstore(p, signed)
+            mstore(p, hex"1901")
+            mstore(add(p, 0x02), separator)
+            mstore(add(p, 0x22), hash)
+            mstore(p, keccak256(p, 0x42))
             mstore(add(p, 0x20), add(27, shr(255, vs)))
             mstore(add(p, 0x40), r)
             mstore(add(p, 0x60), s)
             let ok := staticcall(gas(), 1, p, 0x80, 0, 0x20)
-            if and(ok, eq(returndatasize(), 0x20)) { signer := mload(0) }
+            signer := mul(mload(0), and(ok, eq(returndatasize(), 0x20)))
         }
         if (signer == address(0)) revert BadSignature();
     }
