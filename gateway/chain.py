@@ -19,13 +19,14 @@ from attestation.issuers.base import IssuedEvidence
 from attestation.keyset import Keyset
 from attestation.onchain.abi import read_address
 from attestation.onchain.account import Account
-from attestation.onchain.client import NodeRecord, RegistryClient
+from attestation.onchain.client import REGISTRY, NodeRecord, RegistryClient
 from attestation.onchain.errors import NotProvable
 from attestation.onchain.faults import ChainError, ContractRefused
 from attestation.onchain.quote import prove
 from attestation.onchain.registration import Registration, registration_nonce
 from attestation.onchain.rpc import Block, Rpc
 from attestation.onchain.sender import Mined, Sender
+from attestation.onchain.upkeep import CollateralClient, Pushed
 from gateway.errors import StartError
 from gateway.logs import event
 from gateway.settings import ChainChoice
@@ -61,8 +62,11 @@ class Registry(Protocol):
 class ChainRegistry:
     """The registry that the operator named, over their RPC node."""
 
-    def __init__(self, client: RegistryClient, policy: str) -> None:
-        self._client, self._policy = client, policy
+    def __init__(
+        self, client: RegistryClient, policy: str, *, pushing: Sender | None = None
+    ) -> None:
+        """`pushing` pays for collateral; without it, others have to keep that current."""
+        self._client, self._policy, self._pushing = client, policy, pushing
 
     @classmethod
     def open(cls, choice: ChainChoice, tee_type: str, stopping: threading.Event) -> ChainRegistry:
@@ -90,7 +94,8 @@ class ChainRegistry:
         except (AttestationError, ValueError) as e:
             raise StartError(f"--chain, --chain-key: {e}") from None
         event("chain", rpc=rpc.shown, registry=registry, policy=policy, account=sender.address)
-        return cls(RegistryClient(rpc, registry, sender), policy)
+        pushing = sender if choice.push_collateral else None
+        return cls(RegistryClient(rpc, registry, sender), policy, pushing=pushing)
 
     def latest_block(self) -> Block:
         return self._client.latest_block()
@@ -110,6 +115,7 @@ class ChainRegistry:
         if not isinstance(evidence.collateral, Collateral):
             raise NotProvable("collateral", "the evidence comes without DCAP collateral")
         proof = prove(evidence.quote, evidence.collateral)
+        self._push(evidence.collateral)
         whole = Registration.build(
             quote=proof.quote,
             platform=proof.platform,
@@ -125,6 +131,17 @@ class ChainRegistry:
             return self._client.register(short, self._policy)
         except ContractRefused:
             return self._client.register(whole, self._policy)
+
+    def _push(self, collateral: Collateral) -> None:
+        """The verifier has this collateral or later, where we pay for that."""
+        if self._pushing is not None:
+            verifier = self._client.rpc.read(REGISTRY, self._client.registry, "quotes")
+            store = CollateralClient(self._pushing.rpc, verifier, self._pushing)
+            store.push(collateral, told=_pushed)
+
+
+def _pushed(pushed: Pushed) -> None:
+    event("chain_collateral", part=pushed.before.part, gas=pushed.mined.gas_used)
 
 
 def _require_libraries() -> None:

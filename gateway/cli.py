@@ -167,6 +167,12 @@ def main() -> None:
     envvar="ADYTON_CHAIN_KEY",
     help="File with the key that pays for gas, for its owner's eyes alone; no identity.",
 )
+@click.option(
+    "--chain-collateral",
+    is_flag=True,
+    envvar="ADYTON_CHAIN_COLLATERAL",
+    help="Push the node's own collateral to the registry's verifier, where it is due.",
+)
 @click.option("--source-repo", help="Public repository of this code.")
 @click.option("--source-commit")
 @click.option("--image-digest", help="sha256:<hex> of the image that runs.")
@@ -213,13 +219,14 @@ def _chain(o: dict[str, Any]) -> ChainChoice | None:
     """Where to register, None for nowhere. Raises UsageError for half an answer."""
     names = ("chain_rpc", "registry", "measurement_policy", "chain_key")
     given = [o[name] for name in names]
-    if not any(given):
+    if not any(given) and not o["chain_collateral"]:
         return None
     if not all(given):
         raise click.UsageError(
             "--chain, --registry, --measurement-policy and --chain-key go together"
         )
-    return ChainChoice(*given)
+    rpc, registry, policy, key_file = given
+    return ChainChoice(rpc, registry, policy, key_file, push_collateral=o["chain_collateral"])
 
 
 def _settings(o: dict[str, Any]) -> Settings:

@@ -66,13 +66,15 @@ class GivenKey:
 class ChainChoice:
     """Where a node registers itself, and the file with the key that pays for it.
 
-    `rpc` may hold a provider's key, so it is not shown.
+    `rpc` may hold a provider's key, so it is not shown. `push_collateral`: the same key pays
+    for bringing the collateral that registering rests on up to date.
     """
 
     rpc: str = field(repr=False)
     registry: str
     policy: str
     key_file: Path
+    push_collateral: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from attestation.onchain.receipt import EvmReceipt
 from attestation.onchain.rpc import Rpc
 from attestation.onchain.sender import Sender
 from attestation.onchain.upkeep import CollateralClient
+from gateway.metrics import Metrics
 from gateway.registrar import Registrar
 from gateway.settings import ChainChoice
 
@@ -59,13 +60,16 @@ def chain() -> Iterator[Chain]:
 class Place:
     """A chain with the contracts, the node's collateral and a policy that allows it."""
 
-    def __init__(self, chain: Chain, fake: FakeNode, *, allowed: bool = True) -> None:
+    def __init__(
+        self, chain: Chain, fake: FakeNode, *, allowed: bool = True, current: bool = True
+    ) -> None:
         self.issuer: Any = fake.node.issuer
         self.owner = Sender(Rpc(chain.url), Account(bytes.fromhex(OWNER)), poll_s=0.05)
         self.deployed, _ = deploy(self.owner, root=self.issuer.root_der)
         evidence = self.issuer.issue(bytes(64))
         verifier = CollateralClient(self.owner.rpc, self.deployed.quote_verifier, self.owner)
-        verifier.push(evidence.collateral, root=self.issuer.root_der)
+        if current:
+            verifier.push(evidence.collateral, root=self.issuer.root_der)
         if allowed:
             self.allow(evidence)
         self.registry = RegistryClient(self.owner.rpc, self.deployed.node_registry)
@@ -76,15 +80,15 @@ class Place:
         self.owner.send(self.deployed.measurement_policy, call)
 
 
-def choice(rpc: str, deployed: Deployment, folder: Path) -> ChainChoice:
+def choice(rpc: str, deployed: Deployment, folder: Path, *, push: bool) -> ChainChoice:
     key = folder / "gas.key"
     key.write_text(GAS)
     key.chmod(0o600)
-    return ChainChoice(rpc, deployed.node_registry, deployed.measurement_policy, key)
+    return ChainChoice(rpc, deployed.node_registry, deployed.measurement_policy, key, push)
 
 
-def registrar_of(fake: FakeNode, place: Place, folder: Path) -> Registrar:
-    chosen = choice(place.owner.rpc._url, place.deployed, folder)
+def registrar_of(fake: FakeNode, place: Place, folder: Path, *, push: bool = False) -> Registrar:
+    chosen = choice(place.owner.rpc._url, place.deployed, folder, push=push)
     fake.node.settings = replace(fake.node.settings, chain=chosen)
     fake.node.registrar = registrar = fake.node.make_registrar()
     assert registrar is not None
@@ -165,3 +169,26 @@ async def test_code_the_policy_does_not_allow_is_not_registered_and_costs_nothin
         registrar._due = 0.0
         registrar.glance()
         assert fake.node.on_chain["state"] == "registered"
+
+
+async def test_a_node_brings_its_collateral_where_it_is_asked_to(
+    chain: Chain, tmp_path: Path
+) -> None:
+    async with fake_node(tmp_path / "state") as fake:
+        place = Place(chain, fake, current=False)
+        alone = registrar_of(fake, place, tmp_path)
+        alone.glance()
+        assert fake.node.on_chain is not None
+        assert fake.node.on_chain["state"] == "not_registered"
+        fake.node.metrics = Metrics()  # a second registrar in one process is for tests only
+        registrar_of(fake, place, tmp_path, push=True).glance()
+        assert fake.node.on_chain["state"] == "registered", fake.node.on_chain
+        account = Account(bytes.fromhex(GAS)).address
+        sent = int(chain.rpc("eth_getTransactionCount", account, "latest"), 16)
+        fake.node.metrics = Metrics()
+        again = registrar_of(fake, place, tmp_path, push=True)
+        await fake.node.renew_keys()
+        again.glance()
+        assert fake.node.on_chain["state"] == "registered"
+        now = int(chain.rpc("eth_getTransactionCount", account, "latest"), 16)
+        assert now == sent + 1, "what is current is not paid for again"
