@@ -228,7 +228,7 @@ def _order(info: Mapping[str, Any]) -> Sequence[tuple[list[int], int, list[int]]
     """What orders the levels of a TCB info: `verify_quote` sorts them first, contracts do not."""
     try:
         tcbs = [level["tcb"] for level in info["tcbLevels"]]
-        return [
+        order = [
             (
                 [int(c["svn"]) for c in tcb["sgxtcbcomponents"]],
                 int(tcb["pcesvn"]),
@@ -237,4 +237,7 @@ def _order(info: Mapping[str, Any]) -> Sequence[tuple[list[int], int, list[int]]
             for tcb in tcbs
         ]
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise NotProvable("tcb_info.tcbLevels", "not those of TCB info version 3") from None
+        order = []
+    if not order:
+        raise NotProvable("tcb_info.tcbLevels", "not those of TCB info version 3")
+    return order
