@@ -52,7 +52,7 @@ def evm_sign(keys: NodeKeys, document: Mapping[str, Any], binding: Binding | Non
     """A function that signs the EVM receipt of `document`, for a thread that has the time.
 
     It gives None where there is none: what is bound to nothing was begun by an older
-    version, and a receipt that knows only one of its bodies has no form for contracts.
+    version, and an answer that was cut short has no form for contracts.
     """
 
     def sign() -> bytes | None:
