@@ -41,6 +41,7 @@ class Demo:
         self.steps = steps
         self.folder = folder
         self.chain = chain
+        self.gas: dict[str, int] = {}
 
     @contextmanager
     def check(self, name: str) -> Generator[list[str]]:
@@ -328,8 +329,9 @@ def demo(no_chain: bool, as_json: bool) -> int:
     steps = Steps(quiet=as_json)
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="adyton-demo-") as folder:
+        shown = Demo(steps, Path(folder), chain=not no_chain)
         try:
-            Demo(steps, Path(folder), chain=not no_chain).run()
+            shown.run()
         except Exception as e:
             failure = failure_of(e)
             steps.fail("the demonstration could not go on", f"{failure.error}: {failure.reason}")
@@ -340,6 +342,7 @@ def demo(no_chain: bool, as_json: bool) -> int:
             "checks": len(steps.records),
             "failed": steps.failed,
             "seconds": round(took_s, 1),
+            "gas": shown.gas,
             "steps": steps.records,
         }
         print_json(document)

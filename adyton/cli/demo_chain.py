@@ -67,7 +67,6 @@ class ChainAct:
     sender: Sender
     deployment: Deployment
     registry: RegistryClient
-    gas: dict[str, int]
 
     # --- small helpers ------------------------------------------------------------------------
 
@@ -76,7 +75,7 @@ class ChainAct:
         return self.deployment.measurement_policy
 
     def paid(self, what: str, mined: Mined, detail: list[str]) -> None:
-        self.gas[what] = mined.gas_used
+        self.demo.gas[what] = mined.gas_used
         detail.append(f"{mined.gas_used:,} gas")
 
     def send(self, contract: str, at: str, function: str, *arguments: Any, value: int = 0) -> Mined:
@@ -304,7 +303,8 @@ def _deployed(demo: Demo, sender: Sender, root: bytes) -> Deployment:
     with needed(demo, "the contracts are deployed, with the simulator's root") as detail:
         deployment, steps = deploy(sender, root=root)
         for step in steps:
-            detail.append(f"{step.contract} {step.address}: {step.mined.gas_used:,} gas")
+            demo.gas[f"deploy {step.contract}"] = step.mined.gas_used
+            detail.append(f"{step.contract} {step.address}")
     return deployment
 
 
@@ -323,15 +323,15 @@ def run_chain(
         sender = Sender(chain.rpc, chain.account, poll_s=0.05)
         deployment = _deployed(demo, sender, trust.roots[0])
         registry = RegistryClient(chain.rpc, deployment.node_registry, sender)
-        act = ChainAct(demo, node_url, trust, api_key, chain, sender, deployment, registry, {})
+        act = ChainAct(demo, node_url, trust, api_key, chain, sender, deployment, registry)
         evidence = established.report["attestation"]["evidence"]
         identity = id_of_quote(bytes.fromhex(evidence["quote"]))
         act.collateral(established)
         act.registration(identity, _signer(established))
         evm = act.paid_answer(bundle)
         act.end(identity, evm)
-        for what, used in act.gas.items():
-            demo.steps.note(f"{used:>9,} gas  {what}")
+        for what, used in demo.gas.items():
+            demo.steps.note(f"{used:>10,} gas  {what}")
 
 
 def _signer(established: Established) -> str:

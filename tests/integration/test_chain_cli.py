@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from attested import SEED
+from chain import Chain
 from running import RunningNode, chat
 
 from adyton.cli import anvil, main
@@ -22,7 +23,18 @@ from attestation.onchain.deployment import Deployment
 from attestation.onchain.rpc import Rpc
 
 CONTEXT = "5eed" * 16
+VECTORS = Path(os.environ.get("ADYTON_VECTORS", Path(__file__).parents[3] / "shared" / "vectors"))
 STRANGER = "59c6995e998f97a5a0044966f0945389dc9e86dae88c7a8412f4603b6b78690d"
+
+
+def genuine() -> list[dict[str, Any] | None]:
+    """One quote of Intel's for each technology, newest first, or None where there are none."""
+    manifest = VECTORS / "manifest.json"
+    listed = json.loads(manifest.read_text()) if manifest.is_file() else []
+    listed.sort(key=lambda v: v["verification_time"] or 0, reverse=True)
+    accepted = [v for v in listed if (v.get("expected") or {}).get("verdict") == "accept"]
+    found = (next((v for v in accepted if v["tee"] == tee), None) for tee in ("sgx", "tdx"))
+    return [v for v in found if v is not None] or [None]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -249,6 +261,29 @@ def test_forged_collateral_is_refused_by_the_contract(deployed: Local, run) -> N
     Path(path).write_text(json.dumps(document))
     code, told = run("collateral", *deployed.paying, "--collateral", path)
     assert (code, told["contract_error"]) == (4, "CollateralNotSigned")
+
+
+@pytest.mark.parametrize("vector", genuine())
+def test_intels_own_collateral_is_pushed_once(
+    vector: dict[str, Any] | None, run, tmp_path: Path
+) -> None:
+    if vector is None:
+        pytest.skip("no manifest.json where ADYTON_VECTORS points")
+    given = ["--collateral", str(VECTORS / vector["collateral"])]
+    with Chain(timestamp=vector["verification_time"]) as chain:
+        key = tmp_path / "key"
+        key.touch(0o600)
+        key.write_text(STRANGER)  # one of the accounts anvil gives play money
+        with Rpc(chain.url) as rpc:
+            there = Local(rpc, chain.url, key, tmp_path / "deployment.json")
+            code, told = run("deploy", *deploying(there))
+            assert code == 0 and told["simulated"] is False
+            code, told = run("collateral", *there.paying, *given)
+            assert code == 0 and len(told["pushed"]) == 7
+            code, told = run("collateral", *there.paying, *given)
+            assert code == 0 and told["pushed"] == []
+            code, told = run("status", *there.where)
+            assert code == 0 and told["simulated"] is False
 
 
 def test_status_of_an_empty_store_is_not_healthy(deployed: Local, run) -> None:

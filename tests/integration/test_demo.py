@@ -65,7 +65,8 @@ def test_demo_json_lists_its_checks(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     document = json.loads(done.stdout)
     assert document["ok"] and document["failed"] == 0
-    assert len(document["steps"]) == document["checks"] > 15
+    assert len(document["steps"]) == document["checks"] > 30
+    assert document["gas"]["register the node (its platform known)"] > 21_000
 
 
 def test_demo_fails_when_the_node_does_not_start(
