@@ -51,8 +51,8 @@ def _one(headers: Headers, name: str) -> str | None:
 def evm_sign(keys: NodeKeys, document: Mapping[str, Any], binding: Binding | None) -> EvmSign:
     """A function that signs the EVM receipt of `document`, for a thread that has the time.
 
-    It gives None where there is none: what is bound to nothing was begun by an older
-    version, and an answer that was cut short has no form for contracts.
+    It gives None where there is none: what is bound to nothing failed, or was begun by an
+    older version, and an answer that was cut short has no form for contracts.
     """
 
     def sign() -> bytes | None:

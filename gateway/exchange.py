@@ -205,6 +205,7 @@ class Exchange:
         )
         self._returned = hashlib.sha256()
         self._forwarded_to: str | None = None
+        self._failed = False
         self._opening: asyncio.Task[None] | None = None
 
     @property
@@ -219,6 +220,13 @@ class Exchange:
         """The prompt goes to the engine as it came."""
         self._facts = replace(self._facts, chat_id=chat_id)
         self._forwarded_to = model_digest
+
+    def fail(self) -> None:
+        """What the model was asked ends in an error, so a contract must not pay for it.
+
+        The receipt names the model all the same; the form for contracts is left unsigned.
+        """
+        self._failed = True
 
     async def open(self) -> None:
         """The pending row is durable, so the id may be told. Raises StorageUnavailable.
@@ -256,4 +264,5 @@ class Exchange:
         events.append(response_returned(returned.hexdigest()))
         if reason is not None:
             events.append(stream_truncated(reason.value))
-        return sign(self._facts, self._identity, events)
+        facts = replace(self._facts, binding=None) if self._failed else self._facts
+        return sign(facts, self._identity, events)

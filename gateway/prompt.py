@@ -272,6 +272,7 @@ class _Serving:
 
     async def _fail(self, error: Exception) -> None:
         """End an exchange that was handed to the engine and did not finish."""
+        self._exchange.fail()
         reason, told = _verdict(error)
         if reason is Reason.CLIENT_DISCONNECTED or not self._connected():
             await self._abandon(Reason.CLIENT_DISCONNECTED)

@@ -69,11 +69,14 @@ async def test_a_refusal_has_one_that_names_no_model(fake: FakeNode) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_what_the_engine_refuses_has_one(fake: FakeNode, stream: bool) -> None:
+async def test_what_the_engine_refuses_has_none(fake: FakeNode, stream: bool) -> None:
+    """It would name the model, and look like an answer of it."""
     fake.engine.failure = InvalidRequest("messages", "too long", "context_length_exceeded")
     answer = await fake.client.post(PATH, json=chat(stream=stream), headers=ASKED)
     assert answer.status_code == 400
-    await checked(fake, answer, context=CONTEXT)
+    path = f"/v1/aci/receipts/{answer.headers['x-receipt-id']}"
+    assert "model.loaded" in await fake.events(answer)
+    assert (await fake.client.get(path + "/evm")).status_code == 404
 
 
 async def none_for(fake: FakeNode, receipt_id: str) -> None:
