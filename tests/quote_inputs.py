@@ -7,7 +7,6 @@ either, and each against the layout.
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -76,19 +75,6 @@ def platform_fields(leaf: PckLeaf, expiry: int = EXPIRY) -> tuple[Any, ...]:
         leaf.svns[:16],
         expiry,
     )
-
-
-class PatientChain(Chain):
-    """Waits for receipts: anvil may answer before it has mined."""
-
-    def rpc(self, method: str, *params: Any) -> Any:
-        answer = super().rpc(method, *params)
-        deadline = time.monotonic() + 20
-        while answer is None and method == "eth_getTransactionReceipt":
-            assert time.monotonic() < deadline, "a transaction is never mined"
-            time.sleep(0.005)
-            answer = super().rpc(method, *params)
-        return answer
 
 
 class Given:

@@ -19,7 +19,6 @@ from quote_inputs import (
     EXPIRY,
     STATUSES,
     Given,
-    PatientChain,
     packed_qe_identity,
     packed_tcb_info,
     patched,
@@ -40,7 +39,7 @@ FMSPC = attested.platform().fmspc
 
 @pytest.fixture(scope="module")
 def chain() -> Iterator[Chain]:
-    with PatientChain(timestamp=attested.NOW) as started:
+    with Chain(timestamp=attested.NOW) as started:
         yield started
 
 
@@ -346,7 +345,7 @@ def test_attestation_key_that_is_no_point(given: Given) -> None:
 
 def test_missing_precompile_is_no_success(given: Given) -> None:
     code = given.chain.rpc("eth_getCode", given.contract.address, "latest")
-    with PatientChain(timestamp=attested.NOW, hardfork="prague") as old:
+    with Chain(timestamp=attested.NOW, hardfork="prague") as old:
         with old.refused("P256VerifierMissing"):
             Given(old)
         old.rpc("anvil_setCode", given.contract.address, code)
