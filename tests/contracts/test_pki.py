@@ -149,7 +149,7 @@ CERTIFICATES: dict[str, tuple[dict[str, Any], str]] = {
     "extension twice": ({"more": [inputs.ski(CA.key_id)]}, "ExtensionRepeated"),
     "extension with bytes after its value": (
         {"more": [inputs.tlv(0x30, inputs.tlv(6, UNKNOWN), inputs.tlv(4), b"\0")]},
-        "ExtensionMalformed",
+        "DerTrailing",
     ),
     "element after the extensions": ({"after_extensions": b"\x05\x00"}, "DerTrailing"),
     "signed by another key": ({"signer": CA.key}, "SignatureInvalid"),

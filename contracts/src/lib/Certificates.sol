@@ -23,7 +23,7 @@ error SerialMissing();
 error ExtensionRepeated(bytes32 oid);
 /// @notice A critical extension that is not understood here forbids use of the document.
 error CriticalExtensionUnknown(bytes32 oid);
-/// @notice An extension's value or its critical flag is not in the one form it may have.
+/// @notice An extension's value, critical flag or identifier is not in the one form it may have.
 error ExtensionMalformed(bytes32 oid);
 /// @notice There is no authority key identifier of 20 bytes.
 error AuthorityKeyIdMissing();
@@ -67,11 +67,12 @@ struct Certificate {
 /// @notice Reading proves nothing: whoever reads checks the signature, issuer and revocation.
 /// Source: RFC 5280; Intel SGX PCK Certificate and CRL Profile Specification 1.5.
 library Certificates {
-    uint256 private constant AUTHORITY_KEY_ID = 0x551d23;
-    uint256 private constant SUBJECT_KEY_ID = 0x551d0e;
-    uint256 private constant KEY_USAGE = 0x551d0f;
-    uint256 private constant BASIC_CONSTRAINTS = 0x551d13;
-    uint256 private constant SGX = 0x2a864886f84d010d01;
+    /// @dev OBJECT IDENTIFIERs, whole.
+    uint256 private constant AUTHORITY_KEY_ID = 0x0603551d23;
+    uint256 private constant SUBJECT_KEY_ID = 0x0603551d0e;
+    uint256 private constant KEY_USAGE = 0x0603551d0f;
+    uint256 private constant BASIC_CONSTRAINTS = 0x0603551d13;
+    uint256 private constant SGX = 0x06092a864886f84d010d01;
     /// @dev SEQUENCE { OBJECT IDENTIFIER ecdsa-with-SHA256 }.
     uint256 private constant ALGORITHM = 0x300a06082a8648ce3d040302;
     /// @dev SubjectPublicKeyInfo of a P-256 key up to the point's coordinates.
@@ -137,54 +138,30 @@ library Certificates {
         }
     }
 
-    /// @notice One extension at `at`: its identifier (an OID's content, right-aligned; 0 where it
-    /// has more than 30 bytes, or starts with zero), whether it is critical, and where its value stands.
+    /// @notice One extension at `at`: its identifier (the OBJECT IDENTIFIER whole, right-aligned),
+    /// whether it is critical, and where its value stands.
     function extension(uint256 at, uint256 end)
         internal
         pure
         returns (uint256 oid, bool critical, uint256 value, uint256 next)
     {
-        (value, next) = Der.open(at, end, Der.SEQUENCE);
-        uint256 fault;
-        assembly ("memory-safe") {
-            let head := calldataload(value)
-            let size := byte(1, head)
-            fault := or(xor(byte(0, head), 0x06), gt(size, 0x7f))
-            value := add(add(value, 2), size)
-            // A first byte of zero would vanish: such an identifier stays unknown. The next
-            // element's end is checked against the extension's, and with it this one's.
-            if and(lt(size, 31), gt(byte(2, head), 0)) {
-                oid := shr(sub(256, shl(3, size)), shl(16, head))
-            }
-            head := calldataload(value)
-            if eq(byte(0, head), 0x01) {
+        unchecked {
+            (value, next) = Der.open(at, end, Der.SEQUENCE);
+            uint256 head = Der.word(value);
+            uint256 size = (head >> 240) ^ (Der.OBJECT_IDENTIFIER << 8);
+            if (size > 30) revert ExtensionMalformed(bytes32(head));
+            oid = head >> (240 - (size << 3));
+            // The value's end is checked against the extension's, and with it what comes before.
+            value += 2 + size;
+            head = Der.word(value);
+            if (head >> 248 == Der.BOOLEAN) {
                 // DER: true is 0xff, and false, the default, is not written.
-                critical := 1
-                fault := or(fault, xor(shr(232, head), 0x0101ff))
-                value := add(value, 3)
-                head := calldataload(value)
+                if (head >> 232 != 0x0101ff) revert ExtensionMalformed(bytes32(oid));
+                critical = true;
+                value += 3;
             }
-            // An OCTET STRING that fills the rest; its length in the one DER form.
-            fault := or(fault, xor(byte(0, head), 0x04))
-            size := byte(1, head)
-            value := add(value, 2)
-            if gt(size, 0x7f) {
-                switch size
-                case 0x81 {
-                    size := byte(2, head)
-                    fault := or(fault, lt(size, 0x80))
-                    value := add(value, 1)
-                }
-                case 0x82 {
-                    size := and(shr(224, head), 0xffff)
-                    fault := or(fault, lt(size, 0x100))
-                    value := add(value, 2)
-                }
-                default { fault := 1 }
-            }
-            fault := or(fault, xor(add(value, size), next))
+            value = Der.openLast(value, next, Der.OCTET_STRING);
         }
-        if (fault != 0) revert ExtensionMalformed(bytes32(oid));
     }
 
     /// @notice The 20 bytes of an authority key identifier whose value stands from `value` to

@@ -36,7 +36,7 @@ struct Crl {
 /// even a chance match (one in 2^64 for a pair) refuses a good certificate and admits no bad one.
 /// Source: RFC 5280, section 5; Intel SGX PCK Certificate and CRL Profile Specification 1.5.
 library Crls {
-    uint256 private constant AUTHORITY_KEY_ID = 0x551d23;
+    uint256 private constant AUTHORITY_KEY_ID = 0x0603551d23;
     uint256 private constant ONES =
         0x0000000000000001000000000000000100000000000000010000000000000001;
     uint256 private constant HIGHS =

@@ -40,26 +40,15 @@ library Der {
         pure
         returns (uint256 content, uint256 next)
     {
-        bool ok;
-        assembly ("memory-safe") {
-            let head := calldataload(at)
-            let length := byte(1, head)
-            content := add(at, 2)
-            ok := eq(byte(0, head), tag)
-            if gt(length, 0x7f) {
-                // The low bits count the bytes of the length: 1 to 3, none of them superfluous.
-                let size := and(length, 0x7f)
-                length := shr(sub(256, shl(3, size)), shl(16, head))
-                ok := and(ok, lt(sub(size, 1), 3))
-                ok := and(ok, and(gt(length, 0x7f), gt(shr(shl(3, sub(size, 1)), length), 0)))
-                content := add(content, size)
-            }
-            // No sum overflows: lengths have 24 bits. As next is at least content, a header that
-            // would itself reach beyond the end is refused here too.
-            next := add(content, length)
-            ok := and(ok, iszero(gt(next, end)))
+        unchecked {
+            // Below 128 only where the tag is right and the length in its short form.
+            uint256 length = (word(at) >> 240) ^ (tag << 8);
+            if (length > 0x7f) return _openLong(at, end, tag);
+            content = at + 2;
+            // As next is at least content, a header beyond the end is refused here too.
+            next = content + length;
+            if (next > end) revert DerOverrun(tag);
         }
-        if (!ok) _refuse(at, end, tag);
     }
 
     /// @notice As `open`, for an element that must fill the one that contains it.
@@ -101,18 +90,25 @@ library Der {
         if (!ok) revert DerIntegerMalformed(maximumBytes);
     }
 
-    /// @dev Says what `open` refused.
-    function _refuse(uint256 at, uint256 end, uint256 tag) private pure {
-        if (at + 2 > end) revert DerOverrun(tag);
-        uint256 head = word(at);
-        if (head >> 248 != tag) revert DerTagUnexpected(tag, head >> 248);
-        uint256 length = (head >> 240) & 0xff;
-        if (length > 0x7f) {
-            uint256 size = length & 0x7f;
-            if (size == 0 || size > 3) revert DerLengthMalformed(tag);
-            length = (head << 16) >> (256 - size * 8);
-            if (length < 0x80 || length >> (size * 8 - 8) == 0) revert DerLengthMalformed(tag);
+    /// @dev As `open`, where the length takes more than one byte, or the tag is another.
+    function _openLong(uint256 at, uint256 end, uint256 tag)
+        private
+        pure
+        returns (uint256 content, uint256 next)
+    {
+        unchecked {
+            uint256 head = word(at);
+            if (at + 2 > end) revert DerOverrun(tag);
+            if (head >> 248 != tag) revert DerTagUnexpected(tag, head >> 248);
+            // The low bits count the bytes of the length: 1 to 3, none of them superfluous.
+            uint256 size = (head >> 240) & 0x7f;
+            if (size - 1 > 2) revert DerLengthMalformed(tag);
+            uint256 length = (head << 16) >> (256 - (size << 3));
+            if (length < 0x80 || length >> ((size - 1) << 3) == 0) revert DerLengthMalformed(tag);
+            // No sum overflows: lengths have 24 bits.
+            content = at + 2 + size;
+            next = content + length;
+            if (next > end) revert DerOverrun(tag);
         }
-        revert DerOverrun(tag);
     }
 }

@@ -86,24 +86,25 @@ library SgxExtension {
     function _tcb(uint256 at, uint256 end) private pure returns (bytes16 cpusvn, uint16 pcesvn) {
         uint256 svns;
         uint256 value;
-        uint256 i = 1;
         bool ok;
+        // What the entry must be, but for an integer of one byte; the component is in bits 24 to 31.
+        uint256 entry = SVN + (1 << 24);
         assembly ("memory-safe") {
-            for {} lt(i, 17) { i := add(i, 1) } {
+            for {} lt(entry, add(SVN, shl(24, 17))) { entry := add(entry, 0x1000000) } {
                 let head := calldataload(at)
+                value := xor(shr(112, head), entry)
                 at := add(at, 18)
-                value := xor(shr(112, head), add(SVN, shl(24, i)))
                 if gt(value, 0x7f) {
                     at := add(at, 1)
-                    value := xor(shr(104, head), add(SVN_2, shl(32, i)))
+                    value := xor(shr(104, head), add(SVN_2, shl(8, sub(entry, SVN))))
                     if iszero(lt(sub(value, 0x80), 0x80)) { break }
                 }
                 svns := or(shl(8, svns), value)
             }
-            if eq(i, 17) {
+            if eq(entry, add(SVN, shl(24, 17))) {
                 let head := calldataload(at)
                 at := add(at, 18)
-                value := xor(shr(112, head), add(SVN, shl(24, 17)))
+                value := xor(shr(112, head), entry)
                 ok := lt(value, 0x80)
                 if iszero(ok) {
                     at := add(at, 1)
@@ -117,7 +118,7 @@ library SgxExtension {
                 }
             }
         }
-        if (!ok) revert SgxSvnMalformed(i);
+        if (!ok) revert SgxSvnMalformed((entry >> 24) & 0xff);
         if (at + 33 != end || Der.word(at) >> 120 != CPUSVN) revert SgxSvnMalformed(18);
         return (bytes16(uint128(svns)), uint16(value));
     }
