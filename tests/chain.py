@@ -65,7 +65,8 @@ def anvil() -> str | None:
 def _type(item: dict[str, Any]) -> str:
     if not item["type"].startswith("tuple"):
         return str(item["type"])
-    return "(" + ",".join(map(_type, item["components"])) + ")" + item["type"][5:]
+    members = ",".join(map(_type, item["components"]))
+    return f"({members}){item['type'][5:]}"
 
 
 def _types(items: list[dict[str, Any]]) -> list[str]:
@@ -100,6 +101,7 @@ class Contract:
 
     def __init__(self, address: str, abi: list[dict[str, Any]]) -> None:
         self.address = to_checksum_address(address)
+        self.deploy_gas = 0
         self.functions = {i["name"]: i for i in abi if i["type"] == "function"}
         self.events = {
             "0x" + keccak(text=f"{i['name']}({','.join(_types(i['inputs']))})").hex(): i
@@ -161,13 +163,16 @@ class Chain:
         return answer["result"]
 
     def deploy(self, name: str, *args: Any) -> Contract:
-        made = artefact(name)
-        inputs = next((i["inputs"] for i in made["abi"] if i["type"] == "constructor"), [])
+        return self.create(artefact(name), *args)
+
+    def create(self, made: dict[str, Any], *args: Any) -> Contract:
+        """A contract from an artefact at hand; `deploy_gas` is what its creation used."""
+        inputs: list[dict[str, Any]] = next(
+            (i["inputs"] for i in made["abi"] if i["type"] == "constructor"), []
+        )
         data = "0x" + made["bytecode"] + encode(_types(inputs), args).hex()
         contract = Contract(self._sent({"data": data})["contractAddress"], made["abi"])
-        contract.deploy_gas = int(  # type: ignore[attr-defined]
-            self._last["gasUsed"], 16
-        )
+        contract.deploy_gas = self._last["gas"]
         return contract
 
     def call(self, contract: Contract, name: str, *args: Any, sender: str | None = None) -> Any:

@@ -1,9 +1,10 @@
 // Compiles src/ and test/harness/ with the settings of foundry.toml: one JSON per contract.
 // usage: node tools/compile.mjs [--out DIR] [--project DIR] [FILE.sol ...]
 //
-// Each file is compiled by itself with what it imports and nothing else, so that a contract's
-// bytecode never depends on which other files happen to be in the tree, and files compile side
-// by side. Results are kept in cache/solc under the hash of everything that went in.
+// Each file with contracts is compiled by itself with what it imports and nothing else, so that a
+// contract's bytecode never depends on which other files happen to be in the tree, and files
+// compile side by side. Files of interfaces, libraries and abstract contracts are compiled
+// together, for their ABI. Results are kept in cache/solc under the hash of all that went in.
 import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import fs from "node:fs";
@@ -62,17 +63,18 @@ function closure(name, found = new Set()) {
   return found;
 }
 
-function unit(file) {
+function unit(files, outputs) {
+  const names = new Set(files.flatMap((file) => [...closure(file)]));
   const input = {
     language: "Solidity",
-    sources: Object.fromEntries([...closure(file)].sort().map((name) => [name, { content: load(name).content }])),
+    sources: Object.fromEntries([...names].sort().map((name) => [name, { content: load(name).content }])),
     settings: {
       ...settings,
-      outputSelection: { [file]: { "*": ["abi", "evm.bytecode", "evm.deployedBytecode.object"] } },
+      outputSelection: Object.fromEntries(files.map((file) => [file, { "*": outputs }])),
     },
   };
   const text = JSON.stringify(input);
-  return { file, text, key: createHash("sha256").update(solcVersion).update(text).digest("hex") };
+  return { files, text, key: createHash("sha256").update(solcVersion).update(text).digest("hex") };
 }
 
 function solc(text) {
@@ -94,7 +96,7 @@ function kind(file, name) {
   return found[1];
 }
 
-async function compiled({ file, text, key }) {
+async function compiled({ files, text, key }) {
   const kept = path.join(cache, `${key}.json`);
   if (fs.existsSync(kept)) return JSON.parse(fs.readFileSync(kept, "utf8"));
   const started = Date.now();
@@ -102,25 +104,30 @@ async function compiled({ file, text, key }) {
   const errors = (result.errors ?? []).filter((e) => e.severity === "error" || process.env.ADYTON_SOLC_WARNINGS);
   for (const e of errors) process.stderr.write(e.formattedMessage + "\n");
   if (errors.some((e) => e.severity === "error")) return null;
-  const artefacts = Object.entries(result.contracts?.[file] ?? {}).map(([name, c]) => ({
-    contract: name,
-    source: file,
-    kind: kind(file, name),
-    size: c.evm.deployedBytecode.object.length / 2,
-    abi: c.abi,
-    bytecode: c.evm.bytecode.object,
-  }));
+  const artefacts = files.flatMap((file) =>
+    Object.entries(result.contracts?.[file] ?? {}).map(([name, c]) => ({
+      contract: name,
+      source: file,
+      kind: kind(file, name),
+      size: (c.evm?.deployedBytecode.object ?? "").length / 2,
+      abi: c.abi,
+      bytecode: c.evm?.bytecode.object ?? "",
+    })));
   fs.mkdirSync(cache, { recursive: true });
   fs.writeFileSync(`${kept}.${process.pid}`, JSON.stringify(artefacts));
   fs.renameSync(`${kept}.${process.pid}`, kept);
-  process.stderr.write(`[solc] ${file} ${((Date.now() - started) / 1000).toFixed(1)} s\n`);
+  process.stderr.write(`[solc] ${files.length > 1 ? `${files.length} files` : files[0]} ${((Date.now() - started) / 1000).toFixed(1)} s\n`);
   return artefacts;
 }
 
 const everything = args.length === 0;
 const files = everything ? [...sources("src"), ...sources("test/harness")]
   : args.map((f) => path.relative(project, path.resolve(f)));
-const units = files.map(unit).sort((a, b) => b.text.length - a.text.length);
+const concrete = files.filter((file) => /^contract /m.test(load(file).bare));
+const abstract = files.filter((file) => !concrete.includes(file));
+const units = concrete.map((file) => unit([file], ["abi", "evm.bytecode", "evm.deployedBytecode.object"]))
+  .sort((a, b) => b.text.length - a.text.length);
+if (abstract.length) units.push(unit(abstract, ["abi"]));
 const written = new Set();
 let failed = false;
 async function work() {
