@@ -6,10 +6,8 @@ sends it. Whoever holds its key can spend what is on it, and that is all.
 
 from __future__ import annotations
 
-import sys
 import threading
 from dataclasses import replace
-from importlib import import_module
 from importlib.util import find_spec
 from typing import Final, Protocol
 
@@ -145,14 +143,7 @@ def _pushed(pushed: Pushed) -> None:
 
 
 def _require_libraries() -> None:
-    """What signs transactions is here and loaded, and left the interpreter as it was."""
+    """What signs transactions is installed. Raises StartError."""
     absent = [package for module, package in _NEEDED.items() if find_spec(module) is None]
     if absent:
         raise StartError(f"--chain needs {', '.join(absent)}: pip install 'adyton[node,onchain]'")
-    # py_ecc, which comes along, raises the recursion limit to where deeply nested JSON from a
-    # client overruns the stack: the process would die instead of refusing it.
-    limit = sys.getrecursionlimit()
-    try:
-        import_module("eth_account")
-    finally:
-        sys.setrecursionlimit(limit)

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic.json_schema import models_json_schema
 
-from gateway.evm import CONTEXT_HEADER, SALT_HEADER
+from gateway.evm import CONTEXT_HEADER, FORMAT, SALT_HEADER
 from gateway.requests import ChatRequest, CompletionRequest, EmbeddingRequest
 
 Schema = dict[str, Any]
@@ -120,7 +120,7 @@ _EVM_WORDS: Final = (
 )
 EVM_RECEIPT: Final = _object(
     {
-        "format": {"const": "adyton-evm-receipt/1"},
+        "format": {"const": FORMAT},
         "receipt_id": STRING,
         "key_id": STRING,
         "signer": _evm_hex(20),
