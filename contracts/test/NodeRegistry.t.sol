@@ -151,6 +151,21 @@ contract NodeRegistryTest is Registering {
         vm.assertEq(node.servedFrom, block.timestamp);
     }
 
+    /// @notice Several blocks may share a second: what could not count is not registered.
+    function testNothingIsRegisteredInTheSecondAnEpochEnds(address signer) external {
+        vm.assume(signer != address(0));
+        vm.prank(address(policy));
+        registry.endEpoch();
+        vm.roll(1002);
+        Verdict memory verdict = Verdict(1_790_000_000, 1, 0);
+        (bytes memory keyset, uint256 hints) = _keyset(signer, 1_790_000_000, "", "");
+        bytes memory quote = _quote(keyset, 1001, verdict);
+        vm.expectPartialRevert(EpochEnded.selector);
+        registry.register(quote, "", keyset, hints, 1001, policy);
+        vm.warp(block.timestamp + 1);
+        registry.register(quote, "", keyset, hints, 1001, policy);
+    }
+
     function testNoRegistrationWithoutAPolicy(address nobody) external {
         vm.assume(nobody.code.length == 0);
         (bytes memory keyset, uint256 hints) = _keyset(address(7), 1_790_000_000, "", "");
