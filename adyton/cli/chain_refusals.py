@@ -23,19 +23,20 @@ _COLLATERAL: Final = _names(
     "CertificateExpired CertificateNotYetValid EvidenceExpired GenerationUnrecordable KeyExpired "
     "KeyOutdated KeySuperseded KeyUnknown QeIdentityExpired QeIdentityMissing "
     "QeIdentityOfEarlierGeneration TcbInfoExpired TcbInfoMissing TcbInfoOfEarlierGeneration "
-    "TdxModuleUnknown"
+    "PlatformExpired PlatformUnknown TdxModuleUnknown"
 )
 """The store lacks something, or time has passed; with other collateral it may well hold."""
 
 _CHAIN: Final = _names(
     "BlockHashUnknown BlockHistoryMissing BlockInFuture BlockTooOld CodeNotFound CodeNotWritten "
     "P256VerifierMissing QuoteVerifierMissing RegistryMissing PolicyMissing "
-    "PolicyAnswerInvalid Panic"
+    "PolicyAnswerInvalid QuoteVerifierAnswerInvalid Sha256Failed Sha256Missing Panic"
 )
 """About the chain and what is deployed on it, not about evidence."""
 
 _POLICY: Final = _names(
-    "AlreadyAllowed AlreadyConsumed DeadlineAhead DeadlinePassed DelayTooLong EnclaveIsDebug "
+    "AlreadyAllowed AlreadyConsumed CheckpointNotNewer CheckpointOlder ListFull PaymentFailed "
+    "DeadlineAhead DeadlinePassed DelayTooLong EnclaveIsDebug "
     "EpochEnded KeysetExpired MeasurementNotAllowed NodeExpiredWhenServed NodeUnknown "
     "NoSuchQuestion NotListed NotYetAllowed OwnableInvalidOwner OwnableUnauthorizedAccount "
     "QeIsDebug SeptVeNotDisabled ServedBeforeRegistration ServedInFuture ServiceTdBound "
@@ -45,25 +46,16 @@ _POLICY: Final = _names(
 )
 """Genuine perhaps, but not what is wanted here, now, or from this account."""
 
-_MALFORMED_ENDINGS: Final = (
-    "Malformed",
-    "Misplaced",
-    "Truncated",
-    "Unsupported",
-    "Unexpected",
-    "OutOfRange",
-    "TrailingBytes",
-    "LengthUnknown",
-    "Overrun",
-    "Trailing",
-    "EndsEarly",
-    "FormUnknown",
-    "GoesOn",
-    "LabelUnknown",
-    "StringUnfit",
-    "StringUnknown",
-    "Repeated",
+_MALFORMED: Final = _names(
+    "AuthorityKeyIdMissing BasicConstraintsMissing BatchSpanInverted BodyLengthUnknown "
+    "CriticalExtensionUnknown EmptyBatch ExtensionRepeated IndexBeyondTree KeyUsageMissing "
+    "NextUpdateMissing PlatformIsCa ProofTooLong ProofTooShort QuoteTrailingBytes QuoteTruncated "
+    "SerialMissing SgxExtensionMissing SubjectKeyIdMissing"
 )
+"""Not in the form that contracts read."""
+
+_MALFORMED_BEGINNINGS: Final = ("Compact", "Der", "Keyset")
+_MALFORMED_ENDINGS: Final = ("Malformed", "Unsupported", "Unexpected")
 
 _PUSH: Final = "anyone may bring the collateral up to date: adyton chain collateral"
 _HINTS: Final = {
@@ -90,9 +82,13 @@ def code_of(refusal: ContractRefused) -> tuple[int, str]:
         return NETWORK, "chain"
     if name in _POLICY:
         return POLICY, "refused by the contract"
-    if name.endswith(_MALFORMED_ENDINGS):
+    if name in _MALFORMED or _looks_malformed(name):
         return MALFORMED, "malformed, says the contract"
     return NOT_AUTHENTIC, "not authentic, says the contract"
+
+
+def _looks_malformed(name: str) -> bool:
+    return name.startswith(_MALFORMED_BEGINNINGS) or name.endswith(_MALFORMED_ENDINGS)
 
 
 def hints_of(refusal: ContractRefused) -> tuple[str, ...]:

@@ -215,6 +215,10 @@ class ChainAct:
             self.wait_for_time(evm.receipt.served_at)
             signer = self.registry.verify_receipt(evm.receipt, evm.signature, self.policy)
             detail.append(f"signed by {signer}")
+            arguments = (evm.receipt.values, evm.r, evm.vs, self.policy)
+            at = self.deployment.node_registry
+            mined = self.send("NodeRegistry", at, "verifyReceipt", *arguments)
+            self.paid("check a receipt, as a transaction of its own", mined, detail)
         self.lies(example, question, verified, evm)
         with self.demo.check("the contract pays for the genuine answer") as detail:
             self.deliver_paid(example, question, verified.response_body, evm, detail)

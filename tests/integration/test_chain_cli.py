@@ -416,7 +416,8 @@ def test_the_command_line_starts_without_any_of_it() -> None:
 
 
 def test_every_refusal_that_is_classed_exists() -> None:
-    from adyton.cli import chain_refusals
+    from adyton.cli import chain_refusals as r
 
-    classed = chain_refusals._COLLATERAL | chain_refusals._CHAIN | chain_refusals._POLICY
-    assert classed | set(chain_refusals._HINTS) <= artifacts.errors().names
+    classed = r._COLLATERAL | r._CHAIN | r._POLICY | r._MALFORMED | set(r._HINTS)
+    assert classed - artifacts.errors().names == set()
+    assert not r._COLLATERAL & r._CHAIN & r._POLICY & r._MALFORMED
