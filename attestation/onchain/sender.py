@@ -41,6 +41,9 @@ DEFAULT_MAX_FEE: Final = 100 * GWEI
 _DEFAULT_TIP: Final = GWEI
 _KNOWN: Final = ("already known", "alreadyknown", "known transaction", "already imported")
 _TAKEN: Final = ("nonce too low", "nonce_too_low", "oldnonce", "replacement ")
+_TAKEN_LOOKS: Final = 4
+"""How often our transaction must be unknown before its nonce counts as another's: behind one
+URL may stand several nodes, and the one that is asked may lag behind the one that answered."""
 _NO_METHOD: Final = -32601
 
 
@@ -215,14 +218,19 @@ class Sender:
     def _settled(self, signed: _Signed) -> Mined:
         """Broadcast until mined deep enough. A block that is dropped starts the wait again."""
         deadline = self._clock() + self._timeout_s
-        why = "not mined yet"
+        why, taken = "not mined yet", 0
         while True:
             try:
                 mined = self._look(signed)
                 if mined is not None:
                     return mined
+                taken = 0
             except RpcUnreachable as e:
                 why = str(e)
+            except NonceTaken:
+                taken += 1
+                if taken == _TAKEN_LOOKS:
+                    raise
             if self._clock() >= deadline:
                 raise SendUncertain(signed.tx_hash, signed.nonce, why)
             self._sleep(self._poll_s)

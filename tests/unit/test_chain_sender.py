@@ -20,6 +20,7 @@ from attestation.onchain.faults import (
 from attestation.onchain.sender import GWEI, MAX_GAS
 
 SEND = "eth_sendRawTransaction"
+LOOKS = ("eth_getTransactionReceipt", "eth_getTransactionByHash")
 
 
 def once(method: str, failure: Exception | httpx.Response):
@@ -87,8 +88,31 @@ def test_a_nonce_somebody_else_used_is_told_and_nothing_is_mined() -> None:
     assert chain.mined() == ["0x" + "ab" * 32]
 
 
+def test_a_node_that_lags_behind_another_is_asked_again() -> None:
+    """One of the nodes behind the URL has mined it and says so by refusing the repetition;
+    the one asked for the receipt has not heard of it yet."""
+    chain = FakeChain(after=once(SEND, httpx.ReadTimeout("lost")))
+    behind = [3]
+
+    def lagging(method: str) -> httpx.Response | None:
+        if not chain.broadcasts or method not in LOOKS or not behind[0]:
+            return None
+        behind[0] -= 1
+        body = {"jsonrpc": "2.0", "id": len(chain.asked), "result": None}
+        return httpx.Response(200, json=body)
+
+    chain.before = lagging
+    mined = chain.sender().send(TARGET, b"\x01")
+    assert chain.mined() == [mined.tx_hash] and not behind[0]
+    assert len(set(chain.broadcasts)) == 1
+
+
 def test_a_pending_rival_is_told() -> None:
-    chain = FakeChain(before=once(SEND, RpcFault(-32000, "replacement transaction underpriced")))
+    def underpriced(method: str) -> None:
+        if method == SEND:
+            raise RpcFault(-32000, "replacement transaction underpriced")
+
+    chain = FakeChain(before=underpriced)
     with pytest.raises(NonceTaken):
         chain.sender().send(TARGET, b"\x01")
     assert chain.mined() == []
