@@ -28,6 +28,8 @@ error PceidMismatch(bytes2 platform, bytes2 tcbInfo);
 /// appraisal of TD attributes. Each has an error of its own; nothing is returned but from a quote
 /// that passed them all.
 abstract contract QuoteVerification is IQuoteVerifier, Platforms, TcbInfoSource, QeIdentitySource {
+    using QuoteLayout for bytes;
+
     bytes2 private constant ECDSA_P256 = 0x0200;
     uint32 private constant TDX = 0x81000000;
     bytes16 private constant INTEL = 0x939a7233f79c4ca9940a0db3957f0607;
@@ -35,8 +37,8 @@ abstract contract QuoteVerification is IQuoteVerifier, Platforms, TcbInfoSource,
     /// @dev Offsets in what follows the signed part.
     uint256 private constant KEY = 64;
     uint256 private constant QE_REPORT = 128;
-    uint256 private constant QE_SIGNATURE = QE_REPORT + QuoteLayout.QE_REPORT;
-    uint256 private constant AUTH = QE_SIGNATURE + 64;
+    uint256 private constant QE_SIGNATURE = 512;
+    uint256 private constant AUTH = 576;
     /// @dev Of TEE_TCB_SVN_2 in a TDX 1.5 body.
     uint256 private constant CURRENT_SVNS = QuoteLayout.TD10_BODY;
 
@@ -54,17 +56,19 @@ abstract contract QuoteVerification is IQuoteVerifier, Platforms, TcbInfoSource,
         returns (Verdict memory verdict)
     {
         (uint256 start, uint256 end) = QuoteLayout.body(quote);
-        bytes calldata body = quote[start:end];
-        bytes calldata tail = quote[end:];
-        bool tdx = _requireHeader(QuoteLayout.word(quote, 0));
+        bytes calldata body = quote.slice(start, end);
+        bytes calldata tail = quote.slice(end, quote.length);
+        bool tdx = _requireHeader(quote.word(0));
         if (tdx) Reports.requireTd(body);
         else Reports.requireEnclave(body);
         Platform memory known = _requirePlatform(platform);
-        _requireSignatures(quote[:end], tail, known.x, known.y);
-        verdict.expiry = known.expiry;
-        uint256 number = _judgeQe(verdict, tail[QE_REPORT:QE_SIGNATURE], tdx);
-        uint256 other = _judgeTcb(verdict, body, known, tdx);
-        verdict.tcbEvaluationDataNumber = uint16(number < other ? number : other);
+        _requireSignatures(quote.slice(0, end), tail, known.x, known.y);
+        (uint256 qe, uint256 qeUntil, uint256 qeNumber) =
+            _judgeQe(tail.slice(QE_REPORT, QE_SIGNATURE), tdx);
+        (uint256 tcb, uint256 tcbUntil, uint256 tcbNumber) = _judgeTcb(body, known, tdx);
+        verdict.expiry = uint64(_least(known.expiry, _least(qeUntil, tcbUntil)));
+        verdict.statuses = uint16(qe | tcb);
+        verdict.tcbEvaluationDataNumber = uint16(_least(qeNumber, tcbNumber));
     }
 
     /// @dev Verifies signatures as P256VERIFY does (EIP-7951); found working when deployed.
@@ -90,64 +94,58 @@ abstract contract QuoteVerification is IQuoteVerifier, Platforms, TcbInfoSource,
         uint256 pckX,
         uint256 pckY
     ) private view {
-        bytes calldata report = tail[QE_REPORT:QE_SIGNATURE];
-        if (!_verify(Sha256.ofCalldata(report), tail[QE_SIGNATURE:AUTH], pckX, pckY)) {
+        bytes calldata report = tail.slice(QE_REPORT, QE_SIGNATURE);
+        if (!_verify(Sha256.ofCalldata(report), tail, QE_SIGNATURE, pckX, pckY)) {
             revert QeReportSignatureInvalid();
         }
-        bytes calldata key = tail[KEY:QE_REPORT];
-        Reports.requireReportData(report, _binding(key, tail[AUTH:]));
-        uint256 x = QuoteLayout.word(key, 0);
-        if (!_verify(Sha256.ofCalldata(signed), tail[:KEY], x, QuoteLayout.word(key, 32))) {
+        Reports.requireReportData(report, _binding(tail));
+        uint256 x = tail.word(KEY);
+        if (!_verify(Sha256.ofCalldata(signed), tail, 0, x, tail.word(KEY + 32))) {
             revert QuoteSignatureInvalid();
         }
     }
 
-    /// @dev `signature` is r, s.
-    function _verify(bytes32 hash, bytes calldata signature, uint256 x, uint256 y)
+    /// @dev The signature, r and s, stands in `tail` at `offset`.
+    function _verify(bytes32 hash, bytes calldata tail, uint256 offset, uint256 x, uint256 y)
         private
         view
         returns (bool)
     {
-        uint256 r = QuoteLayout.word(signature, 0);
-        return P256.verify(_p256(), hash, r, QuoteLayout.word(signature, 32), x, y);
+        return P256.verify(_p256(), hash, tail.word(offset), tail.word(offset + 32), x, y);
     }
 
     /// @dev What the QE's report says of an attestation key: the hash of it and the auth data.
-    function _binding(bytes calldata key, bytes calldata auth) private view returns (bytes32) {
+    function _binding(bytes calldata tail) private view returns (bytes32) {
         uint256 pointer;
-        // 64 and 32 bytes behind the free memory pointer, where nothing is kept
+        // 64 bytes of key and 32 of auth data behind the free memory pointer, where nothing is kept
         assembly ("memory-safe") {
             pointer := mload(0x40)
-            calldatacopy(pointer, key.offset, 0x40)
-            calldatacopy(add(pointer, 0x40), auth.offset, 0x20)
+            calldatacopy(pointer, add(tail.offset, KEY), 0x40)
+            calldatacopy(add(pointer, 0x40), add(tail.offset, AUTH), 0x20)
         }
         return Sha256.ofMemory(pointer, 0x60);
     }
 
-    function _judgeQe(Verdict memory verdict, bytes calldata report, bool tdx)
+    function _judgeQe(bytes calldata report, bool tdx)
         private
         view
-        returns (uint256 number)
+        returns (uint256 statuses, uint256 expiry, uint256 number)
     {
-        (bytes memory identity, uint64 expiry, uint16 evaluation) = _qeIdentity(tdx);
-        uint256 isvsvn = Reports.requireQe(report, identity);
-        verdict.statuses |= uint16(TcbLevels.qe(identity, isvsvn));
-        _lower(verdict, expiry);
-        return evaluation;
+        bytes memory identity;
+        (identity, expiry, number) = _qeIdentity(tdx);
+        statuses = TcbLevels.qe(identity, Reports.requireQe(report, identity));
     }
 
-    function _judgeTcb(Verdict memory verdict, bytes calldata body, Platform memory known, bool tdx)
+    function _judgeTcb(bytes calldata body, Platform memory known, bool tdx)
         private
         view
-        returns (uint256 number)
+        returns (uint256 statuses, uint256 expiry, uint256 number)
     {
-        (bytes memory info, uint64 expiry, uint16 evaluation) = _tcbInfo(known.fmspc, tdx);
+        bytes memory info;
+        (info, expiry, number) = _tcbInfo(known.fmspc, tdx);
         if (bytes2(info) != known.pceid) revert PceidMismatch(known.pceid, bytes2(info));
-        uint256 statuses =
+        statuses =
             tdx ? _tdxStatuses(info, body, known) : TcbLevels.sgx(info, known.cpusvn, known.pcesvn);
-        verdict.statuses |= uint16(statuses);
-        _lower(verdict, expiry);
-        return evaluation;
     }
 
     /// @dev A TDX 1.5 body states the SVNs at launch and those of now, after updates of the module
@@ -157,15 +155,15 @@ abstract contract QuoteVerification is IQuoteVerifier, Platforms, TcbInfoSource,
         pure
         returns (uint256 statuses)
     {
-        bytes16 svns = bytes16(bytes32(QuoteLayout.word(body, 0)));
+        bytes16 svns = bytes16(bytes32(body.word(0)));
         statuses = TcbLevels.tdx(info, known.cpusvn, known.pcesvn, svns);
         if (body.length != QuoteLayout.TD15_BODY) return statuses;
-        bytes16 current = bytes16(bytes32(QuoteLayout.word(body, CURRENT_SVNS)));
+        bytes16 current = bytes16(bytes32(body.word(CURRENT_SVNS)));
         if (current == svns) return statuses;
         statuses |= TcbLevels.tdx(info, known.cpusvn, known.pcesvn, current);
     }
 
-    function _lower(Verdict memory verdict, uint64 expiry) private pure {
-        if (expiry < verdict.expiry) verdict.expiry = expiry;
+    function _least(uint256 a, uint256 b) private pure returns (uint256) {
+        return a < b ? a : b;
     }
 }

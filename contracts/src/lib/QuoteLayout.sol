@@ -55,6 +55,19 @@ library QuoteLayout {
         }
     }
 
+    /// @notice The bytes of `part` from `from` on, up to `to`. The caller knows that they are there:
+    /// `body` found every length exact.
+    function slice(bytes calldata part, uint256 from, uint256 to)
+        internal
+        pure
+        returns (bytes calldata found)
+    {
+        assembly ("memory-safe") {
+            found.offset := add(part.offset, from)
+            found.length := sub(to, from)
+        }
+    }
+
     function _version5(bytes calldata quote) private pure returns (uint256 start, uint256 end) {
         bytes6 descriptor = bytes6(bytes32(word(quote, HEADER)));
         start = HEADER + V5_DESCRIPTOR;
