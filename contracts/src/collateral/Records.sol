@@ -17,15 +17,14 @@ using CrlRecords for CrlRecord global;
 
 /// @title The fields of a `KeyRecord`
 library KeyRecords {
-    function pack(bytes32 name, bytes20 keyId, uint256 notAfter, uint256 generation, uint256 role)
+    function pack(bytes32 name, bytes20 keyId, uint256 until, uint256 generation_, uint256 role_)
         internal
         pure
         returns (KeyRecord)
     {
         uint256 names = (uint256(name) >> 160) << 160 | (uint256(_hashOf(keyId)) >> 160) << 64;
-        return KeyRecord.wrap(
-            names | uint256(uint40(notAfter)) << 24 | uint256(uint16(generation)) << 8 | uint8(role)
-        );
+        uint256 rest = uint256(uint40(until)) << 24 | uint256(uint16(generation_)) << 8;
+        return KeyRecord.wrap(names | rest | uint8(role_));
     }
 
     /// @notice Whether the certified subject has the name of this hash.
@@ -60,15 +59,13 @@ library KeyRecords {
 
 /// @title The fields of a `CrlRecord`
 library CrlRecords {
-    function pack(address revoked, uint256 thisUpdate, uint256 nextUpdate, uint256 generation)
+    function pack(address pointer, uint256 issued, uint256 until, uint256 generation_)
         internal
         pure
         returns (CrlRecord)
     {
-        return CrlRecord.wrap(
-            generation << 240 | uint256(uint40(nextUpdate)) << 200 | uint256(uint40(thisUpdate))
-                << 160 | uint160(revoked)
-        );
+        uint256 dates = uint256(uint40(until)) << 200 | uint256(uint40(issued)) << 160;
+        return CrlRecord.wrap(generation_ << 240 | dates | uint160(pointer));
     }
 
     function revoked(CrlRecord crl) internal pure returns (address) {
