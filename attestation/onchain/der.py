@@ -75,11 +75,8 @@ class Der:
     def unsigned(self, max_bytes: int) -> int:
         """The next element, an INTEGER that is not negative, in its shortest form."""
         content = self.open(INTEGER).rest()
-        if (
-            not content
-            or content[0] > 0x7F
-            or (content[:1] == b"\0" and b"\x7f" >= content[1:] > b"")
-        ):
+        padded = len(content) > 1 and content[0] == 0 and content[1] < 0x80
+        if not content or content[0] > 0x7F or padded:
             raise self.error("an integer is negative or not in its shortest form")
         value = int.from_bytes(content, "big")
         if value.bit_length() > 8 * max_bytes:

@@ -13,7 +13,6 @@ from attestation.onchain.abi import keccak
 from attestation.onchain.certificates import PkiCertificate, PkiCrl
 from attestation.onchain.der import INTEGER, SEQUENCE, Der
 from attestation.onchain.errors import NotProvable
-from attestation.x509 import read_certificate
 
 _SGX: Final = bytes.fromhex("2a864886f84d010d01")
 _OID: Final = 0x06
@@ -123,9 +122,8 @@ class _Leaf:
 def certificate_arguments(der: bytes, root: bytes) -> tuple[bytes]:
     """The arguments of `addCertificate` for the root itself or for one that `root` (DER) signed.
 
-    Raises NotProvable, and CollateralError where `der` is no certificate at all.
+    Raises NotProvable.
     """
-    read_certificate("certificate", der)
     anchor = PkiCertificate.parse("root", root)
     if not anchor.ca or anchor.path_length == 0:
         raise NotProvable("root", "not a CA that may have CAs below it")
