@@ -3,6 +3,7 @@ pragma solidity 0.8.37;
 
 import {IsoDates} from "./IsoDates.sol";
 import {JsonText} from "./JsonText.sol";
+import {TcbComponents} from "./TcbComponents.sol";
 import {
     CompactEndsEarly,
     CompactFormUnknown,
@@ -11,8 +12,6 @@ import {
     TcbLevelsMissing
 } from "./TcbLevelText.sol";
 
-/// @notice The compact TCB info speaks of a component label it does not have.
-error CompactLabelUnknown(uint256 index);
 /// @notice A TCB info for SGX has TDX modules, or one for TDX has none.
 error TdxModulesUnexpected(uint256 count);
 
@@ -35,13 +34,10 @@ error TdxModulesUnexpected(uint256 count);
 library TcbInfoText {
     using IsoDates for uint256;
     using JsonText for uint256;
+    using TcbComponents for uint256;
     using TcbLevelText for uint256;
 
     uint256 private constant HEADER = 21;
-    /// @dev A piece: its length, then at most 89 bytes that stand between two SVNs.
-    uint256 private constant PIECE = 0x80;
-    /// @dev Sixteen addresses of pieces, and two cache entries of three words.
-    uint256 private constant COMPONENTS = 0x2c0;
 
     struct TcbInfo {
         bool tdx;
@@ -59,7 +55,7 @@ library TcbInfoText {
         uint256 end;
         uint256 packedAt;
         uint256 table;
-        uint256 positions;
+        uint256 components;
     }
 
     /// @notice The text, what it says, and its levels as `TcbInfoSource` packs them.
@@ -107,10 +103,7 @@ library TcbInfoText {
         work.from = from - 4;
         _pack(work, 4);
         (work.table, from) = TcbLevelText.tables(from);
-        uint256 pieces;
-        uint256 labels;
-        (pieces, labels, from) = _pieces(work.table, from);
-        (work.positions, work.from) = _positions(pieces, labels, from, info.tdx ? 2 : 1);
+        (work.components, work.from) = TcbComponents.tables(work.table, from, info.tdx ? 2 : 1);
     }
 
     /// @dev Copies the next `size` bytes to what is packed; they must lie in the slice.
@@ -125,82 +118,6 @@ library TcbInfoText {
             }
             work.from = next;
             work.packedAt = to + size;
-        }
-    }
-
-    /// @dev Writes the label of each kind of component once, as it stands between two SVNs:
-    /// `,"category":"...","type":"..."},{"svn":`. The first piece has no label.
-    function _pieces(uint256 table, uint256 from)
-        private
-        pure
-        returns (uint256 pieces, uint256 labels, uint256 next)
-    {
-        assembly ("memory-safe") {
-            labels := byte(0, calldataload(from))
-            // Allocates a piece for each label, one for none, and the word the last may run over.
-            pieces := mload(0x40)
-            mstore(0x40, add(pieces, add(add(PIECE, 0x20), mul(labels, PIECE))))
-        }
-        unchecked {
-            _piece(pieces, table, 0, 0);
-            next = from + 1;
-            for (uint256 i = 1; i <= labels; ++i) {
-                uint256 category;
-                uint256 kind;
-                assembly ("memory-safe") {
-                    let word := calldataload(next)
-                    category := byte(0, word)
-                    kind := byte(1, word)
-                }
-                _piece(pieces + i * PIECE, table, category, kind);
-                next += 2;
-            }
-        }
-    }
-
-    function _piece(uint256 piece, uint256 table, uint256 category, uint256 kind) private pure {
-        unchecked {
-            uint256 at = piece + 0x20;
-            if (category != 0) at = at.put(',"category":"', 13).string_(table, category - 1);
-            if (kind != 0) at = at.put(',"type":"', 9).string_(table, kind - 1);
-            at = at.put('},{"svn":', 9);
-            assembly ("memory-safe") {
-                // `piece` was allocated by `_pieces`.
-                mstore(piece, sub(at, add(piece, 0x20)))
-            }
-        }
-    }
-
-    /// @dev For each sixteen components the addresses of their pieces, then for each eight of them
-    /// the cache of `_components`: SVNs (none yet: what no eight bytes are), address and length.
-    function _positions(uint256 pieces, uint256 labels, uint256 from, uint256 arrays)
-        private
-        pure
-        returns (uint256 positions, uint256 next)
-    {
-        assembly ("memory-safe") {
-            positions := mload(0x40)
-            mstore(0x40, add(positions, mul(arrays, COMPONENTS)))
-        }
-        unchecked {
-            uint256 at = positions;
-            for (; arrays != 0; --arrays) {
-                for (next = from + 16; from < next; ++from) {
-                    uint256 label = _word(from) >> 248;
-                    if (label > labels) revert CompactLabelUnknown(label);
-                    assembly ("memory-safe") {
-                        // One of the first sixteen words of the array's, all allocated above.
-                        mstore(at, add(pieces, mul(label, PIECE)))
-                    }
-                    at += 0x20;
-                }
-                assembly ("memory-safe") {
-                    // The first and fourth of the six words after them.
-                    mstore(at, not(0))
-                    mstore(add(at, 0x60), not(0))
-                }
-                at += 0xc0;
-            }
         }
     }
 
@@ -271,7 +188,7 @@ library TcbInfoText {
         unchecked {
             uint256 size = tdx ? 35 : 19;
             for (; count != 0; --count) {
-                at = _tcb(at, tdx, work.positions, work.from);
+                at = _tcb(at, tdx, work.components, work.from);
                 _pack(work, size);
                 (at, work.from) = at.standing(work.table, work.from - 1);
             }
@@ -280,71 +197,17 @@ library TcbInfoText {
     }
 
     /// @dev What a level asks for: SGX SVNs (16), for TDX TDX SVNs (16), pcesvn (2).
-    function _tcb(uint256 at, bool tdx, uint256 positions, uint256 from)
+    function _tcb(uint256 at, bool tdx, uint256 components, uint256 from)
         private
         pure
         returns (uint256)
     {
-        at = at.put('{"tcb":{"sgxtcbcomponents":[', 28);
-        at = _components(at, _word(from), positions).put('],"pcesvn":', 11);
+        at = at.put('{"tcb":{"sgxtcbcomponents":[', 28).components(_word(from), components);
         unchecked {
-            at = at.number(_word(from + (tdx ? 32 : 16)) >> 240);
+            at = at.put('],"pcesvn":', 11).number(_word(from + (tdx ? 32 : 16)) >> 240);
             if (!tdx) return at;
             at = at.put(',"tdxtcbcomponents":[', 21);
-            return _components(at, _word(from + 16), positions + COMPONENTS).put("]", 1);
-        }
-    }
-
-    /// @dev Writes the components whose SVNs are the first sixteen bytes of `svns`, eight at a
-    /// time: levels differ little, so eight that are those of the level before are copied from its
-    /// text. The piece after an SVN begins the next component; the eight bytes that the last one
-    /// began are taken back, and in a copy may be anything.
-    function _components(uint256 at, uint256 svns, uint256 positions)
-        private
-        pure
-        returns (uint256 next)
-    {
-        at = at.put('{"svn":', 7);
-        assembly ("memory-safe") {
-            // Writes from `at` on, beyond all that is allocated, and the cache after the positions.
-            let cache := add(positions, 0x200)
-            for { let end := cache } lt(positions, end) { cache := add(cache, 0x60) } {
-                let eight := shr(192, svns)
-                switch eq(eight, mload(cache))
-                case 1 {
-                    let length := mload(add(cache, 0x40))
-                    mcopy(at, mload(add(cache, 0x20)), length)
-                    at := add(at, length)
-                    positions := add(positions, 0x100)
-                    svns := shl(64, svns)
-                }
-                default {
-                    mstore(cache, eight)
-                    mstore(add(cache, 0x20), at)
-                    for { let last := add(positions, 0x100) } lt(positions, last) {} {
-                        let svn := byte(0, svns)
-                        if gt(svn, 9) {
-                            if gt(svn, 99) {
-                                mstore8(at, add(48, div(svn, 100)))
-                                at := add(at, 1)
-                                svn := mod(svn, 100)
-                            }
-                            mstore8(at, add(48, div(svn, 10)))
-                            at := add(at, 1)
-                            svn := mod(svn, 10)
-                        }
-                        mstore8(at, add(48, svn))
-                        let piece := mload(positions)
-                        let length := mload(piece)
-                        mcopy(add(at, 1), add(piece, 0x20), length)
-                        at := add(add(at, 1), length)
-                        positions := add(positions, 0x20)
-                        svns := shl(8, svns)
-                    }
-                    mstore(add(cache, 0x40), sub(at, mload(add(cache, 0x20))))
-                }
-            }
-            next := sub(at, 8)
+            return at.components(_word(from + 16), components + TcbComponents.SIZE).put("]", 1);
         }
     }
 
