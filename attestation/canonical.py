@@ -19,6 +19,8 @@ from attestation.errors import MalformedEvidence
 
 MAX_DEPTH: Final = 64
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
+# Strings, each taken whole (an unfinished one to the end of the text), and brackets.
+_TOKEN: Final = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\\?\Z)|[\[{\]}]', re.DOTALL)
 JsonValue = Mapping[str, Any] | Sequence[Any] | str | int | float | bool | None
 
 
@@ -53,6 +55,24 @@ def _no_constant(text: str) -> Any:
     raise MalformedEvidence("json", f"{text} is not JSON")
 
 
+def _check_depth(text: str) -> None:
+    """Nothing is nested too deep, seen before parsing: the parser recurses on the C stack.
+
+    Its own guard is the interpreter's recursion limit, which any library may have raised.
+    """
+    if text.count("[") + text.count("{") <= MAX_DEPTH:
+        return
+    depth = 0
+    for token in _TOKEN.finditer(text):
+        match text[token.start()]:
+            case "[" | "{":
+                depth += 1
+                if depth > MAX_DEPTH + 1:
+                    raise MalformedEvidence("json", f"nested deeper than {MAX_DEPTH}")
+            case "]" | "}":
+                depth -= 1
+
+
 def _check(value: Any, depth: int) -> None:
     if depth > MAX_DEPTH:
         raise MalformedEvidence("json", f"nested deeper than {MAX_DEPTH}")
@@ -75,6 +95,7 @@ def loads_strict(data: bytes | str, what: str = "json") -> Any:
     """Parse JSON that means one thing only. Raises MalformedEvidence naming `what`."""
     try:
         text = data.decode("utf-8") if isinstance(data, bytes) else data
+        _check_depth(text)
         value = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_no_constant)
         _check(value, 0)
     except MalformedEvidence as e:

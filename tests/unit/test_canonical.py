@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import sys
+
 import pytest
 
 from attestation.canonical import MAX_DEPTH, digest, jcs, loads_strict, sha256_hex
@@ -70,3 +73,20 @@ def test_a_syntax_error_says_where() -> None:
     with pytest.raises(MalformedEvidence) as e:
         loads_strict(b'{"a": }')
     assert e.value.offset == 6
+
+
+def test_nesting_is_refused_before_the_parser_recurses() -> None:
+    # A library that raises the recursion limit takes the parser's own guard away.
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(100_000)
+    try:
+        for deep in ("[" * 1_000_000, '{"a":' * 200_000, '["\\"]]]",' * 66):
+            with pytest.raises(MalformedEvidence, match="nested"):
+                loads_strict(deep)
+    finally:
+        sys.setrecursionlimit(before)
+
+
+@pytest.mark.parametrize("text", ['"' + "[{" * 100 + '"', '["' + "[" * 99 + '\\"]]"]'])
+def test_brackets_in_strings_nest_nothing(text: str) -> None:
+    assert loads_strict(text) == json.loads(text)
