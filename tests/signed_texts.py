@@ -94,7 +94,9 @@ def tcb_info_bytes(text: str) -> bytes:
     """What is to be stored of a TCB info, read from the JSON by nothing of ours."""
     document = json.loads(text)
     modules = document.get("tdxModuleIdentities", [])
-    out: bytes = bytes.fromhex(document["pceId"]) + bytes([len(modules), len(document["tcbLevels"])])
+    out: bytes = bytes.fromhex(document["pceId"]) + bytes(
+        [len(modules), len(document["tcbLevels"])]
+    )
     for module in modules:
         out += bytes([int(module["id"][4:], 16), len(module["tcbLevels"])])
         for level in module["tcbLevels"]:
