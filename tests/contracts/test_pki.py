@@ -237,6 +237,20 @@ def test_bytes_before_inside_and_after_a_certificate(chain: Chain, store: Contra
             chain.call(store, "addCertificate", bad)
 
 
+@pytest.mark.parametrize("ca", [True, False])
+@pytest.mark.parametrize("last", range(4))
+def test_last_extension_ends_where_the_certificate_says(
+    chain: Chain, store: Contract, last: int, ca: bool
+) -> None:
+    """Each of the usual extensions, at the end and a byte short: what follows is the signature."""
+    parts = inputs.extensions(ROOT, NEW_CA, ca=ca)
+    parts.append(parts.pop(last))
+    chain.call(store, "addCertificate", certificate(ROOT, NEW_CA, ca=ca, parts=parts))
+    parts[-1] = parts[-1][:-1]
+    with chain.refused("DerOverrun"):
+        chain.call(store, "addCertificate", certificate(ROOT, NEW_CA, ca=ca, parts=parts))
+
+
 def test_neighbouring_calldata_completes_no_certificate(chain: Chain, store: Contract) -> None:
     """The argument's length is cut; the bytes that are missing still follow it in the calldata."""
     good = certificate(ROOT, NEW_CA, ca=True)

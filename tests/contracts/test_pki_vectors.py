@@ -22,7 +22,7 @@ from attestation.x509 import read_crl
 REAL = inputs.real()
 FLIPS = 150
 CERTIFICATE_GAS, CRL_GAS = 120_000, 350_000
-COLD_LEAF_GAS, KNOWN_LEAF_GAS = 59_500, 15_000
+COLD_LEAF_GAS, KNOWN_LEAF_GAS = 57_500, 15_000
 """Inside `verifyQuote`, beyond calldata: with the P-256 call, every lookup and the new slot."""
 
 

@@ -2,7 +2,7 @@
 pragma solidity 0.8.37;
 
 import {Dates} from "./Dates.sol";
-import {Der, DerTrailing} from "./Der.sol";
+import {Der, DerOverrun, DerTrailing} from "./Der.sol";
 
 /// @notice Only version 3 certificates and version 2 CRLs are read.
 error VersionUnsupported();
@@ -77,6 +77,14 @@ library Certificates {
     uint256 private constant ALGORITHM = 0x300a06082a8648ce3d040302;
     /// @dev SubjectPublicKeyInfo of a P-256 key up to the point's coordinates.
     uint256 private constant KEY = 0x3059301306072a8648ce3d020106082a8648ce3d03010703420004;
+
+    /// @dev Extensions up to the 20 bytes of the identifier.
+    uint256 private constant PLAIN_AUTHORITY_KEY_ID = 0x301f0603551d23041830168014;
+    uint256 private constant PLAIN_SUBJECT_KEY_ID = 0x301d0603551d0e04160414;
+    /// @dev Extensions of leaves, whole and critical: no CA, for digital signatures and to be held
+    /// to them.
+    uint256 private constant LEAF_CONSTRAINTS = 0x300c0603551d130101ff04023000;
+    uint256 private constant LEAF_USAGE = 0x300e0603551d0f0101ff0404030206c0;
 
     uint256 private constant HAS_AUTHORITY_KEY_ID = 1;
     uint256 private constant HAS_SUBJECT_KEY_ID = 2;
@@ -205,40 +213,69 @@ library Certificates {
     }
 
     function _readExtensions(Certificate memory c, uint256 at, uint256 end) private pure {
-        uint256 seen;
-        uint256 usage;
-        while (at < end) {
-            (uint256 oid, bool critical, uint256 value, uint256 next) = extension(at, end);
-            uint256 kind;
-            if (oid == AUTHORITY_KEY_ID) {
-                kind = HAS_AUTHORITY_KEY_ID;
-                c.authorityKeyId = authorityKeyId(value, next);
-            } else if (oid == SUBJECT_KEY_ID) {
-                kind = HAS_SUBJECT_KEY_ID;
-                c.subjectKeyId = _subjectKeyId(value, next);
-            } else if (oid == KEY_USAGE) {
-                kind = HAS_KEY_USAGE;
-                usage = _keyUsage(value, next);
-            } else if (oid == BASIC_CONSTRAINTS) {
-                kind = HAS_BASIC_CONSTRAINTS;
-                (c.ca, c.pathLength) = _basicConstraints(value, next);
-            } else if (oid == SGX) {
-                kind = HAS_SGX;
-                (c.sgx, c.sgxEnd) = (value, next);
-            } else if (critical) {
-                revert CriticalExtensionUnknown(bytes32(oid));
+        unchecked {
+            uint256 seen;
+            uint256 usage;
+            while (at < end) {
+                uint256 head = Der.word(at);
+                // Key identifiers as every certificate has them, by one comparison; read below, in
+                // whatever way they are written, to the same effect. The end is checked after all.
+                if (head >> 152 == PLAIN_AUTHORITY_KEY_ID && seen & HAS_AUTHORITY_KEY_ID == 0) {
+                    seen |= HAS_AUTHORITY_KEY_ID;
+                    c.authorityKeyId = bytes20(bytes32(Der.word(at + 13)));
+                    at += 33;
+                    continue;
+                }
+                if (head >> 168 == PLAIN_SUBJECT_KEY_ID && seen & HAS_SUBJECT_KEY_ID == 0) {
+                    seen |= HAS_SUBJECT_KEY_ID;
+                    c.subjectKeyId = bytes20(bytes32(Der.word(at + 11)));
+                    at += 31;
+                    continue;
+                }
+                if (head >> 144 == LEAF_CONSTRAINTS && seen & HAS_BASIC_CONSTRAINTS == 0) {
+                    seen |= HAS_BASIC_CONSTRAINTS;
+                    at += 14;
+                    continue;
+                }
+                if (head >> 128 == LEAF_USAGE && seen & HAS_KEY_USAGE == 0) {
+                    seen |= HAS_KEY_USAGE;
+                    usage = 0xc0;
+                    at += 16;
+                    continue;
+                }
+                (uint256 oid, bool critical, uint256 value, uint256 next) = extension(at, end);
+                uint256 kind;
+                if (oid == AUTHORITY_KEY_ID) {
+                    kind = HAS_AUTHORITY_KEY_ID;
+                    c.authorityKeyId = authorityKeyId(value, next);
+                } else if (oid == SUBJECT_KEY_ID) {
+                    kind = HAS_SUBJECT_KEY_ID;
+                    c.subjectKeyId = _subjectKeyId(value, next);
+                } else if (oid == KEY_USAGE) {
+                    kind = HAS_KEY_USAGE;
+                    usage = _keyUsage(value, next);
+                } else if (oid == BASIC_CONSTRAINTS) {
+                    kind = HAS_BASIC_CONSTRAINTS;
+                    (c.ca, c.pathLength) = _basicConstraints(value, next);
+                } else if (oid == SGX) {
+                    kind = HAS_SGX;
+                    (c.sgx, c.sgxEnd) = (value, next);
+                } else if (critical) {
+                    revert CriticalExtensionUnknown(bytes32(oid));
+                }
+                if (seen & kind != 0) revert ExtensionRepeated(bytes32(oid));
+                seen |= kind;
+                at = next;
             }
-            if (seen & kind != 0) revert ExtensionRepeated(bytes32(oid));
-            seen |= kind;
-            at = next;
-        }
-        if (seen & HAS_AUTHORITY_KEY_ID == 0) revert AuthorityKeyIdMissing();
-        if (seen & HAS_SUBJECT_KEY_ID == 0) revert SubjectKeyIdMissing();
-        if (seen & HAS_KEY_USAGE == 0) revert KeyUsageMissing();
-        if (seen & HAS_BASIC_CONSTRAINTS == 0) revert BasicConstraintsMissing();
-        // Bits of the first byte: digitalSignature 0x80, keyCertSign 0x04, cRLSign 0x02.
-        if (c.ca ? usage & 0x06 != 0x06 : usage & 0x86 != 0x80) {
-            revert KeyUsageUnsuitable(c.ca, usage);
+            if (at != end) revert DerOverrun(Der.SEQUENCE);
+            if (seen & HAS_AUTHORITY_KEY_ID == 0) revert AuthorityKeyIdMissing();
+            if (seen & HAS_SUBJECT_KEY_ID == 0) revert SubjectKeyIdMissing();
+            if (seen & HAS_KEY_USAGE == 0) revert KeyUsageMissing();
+            if (seen & HAS_BASIC_CONSTRAINTS == 0) revert BasicConstraintsMissing();
+            // Bits of the first byte: digitalSignature 0x80, keyCertSign 0x04, cRLSign 0x02.
+            if (c.ca ? usage & 0x06 != 0x06 : usage & 0x86 != 0x80) {
+                revert KeyUsageUnsuitable(c.ca, usage);
+            }
         }
     }
 

@@ -90,7 +90,7 @@ library SgxExtension {
         // What the entry must be, but for an integer of one byte; the component is in bits 24 to 31.
         uint256 entry = SVN + (1 << 24);
         assembly ("memory-safe") {
-            for {} lt(entry, add(SVN, shl(24, 17))) { entry := add(entry, 0x1000000) } {
+            for {} 1 {} {
                 let head := calldataload(at)
                 value := xor(shr(112, head), entry)
                 at := add(at, 18)
@@ -100,6 +100,8 @@ library SgxExtension {
                     if iszero(lt(sub(value, 0x80), 0x80)) { break }
                 }
                 svns := or(shl(8, svns), value)
+                entry := add(entry, 0x1000000)
+                if eq(entry, add(SVN, shl(24, 17))) { break }
             }
             if eq(entry, add(SVN, shl(24, 17))) {
                 let head := calldataload(at)
