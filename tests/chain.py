@@ -121,7 +121,9 @@ class Contract:
 class Chain:
     """An anvil process of the osaka hardfork. Use as a context manager."""
 
-    def __init__(self, timestamp: int | None = None, hardfork: str = "osaka") -> None:
+    def __init__(
+        self, timestamp: int | None = None, hardfork: str = "osaka", *, traced: bool = False
+    ) -> None:
         with socket.socket() as s:
             s.bind(("127.0.0.1", 0))
             port = s.getsockname()[1]
@@ -130,6 +132,8 @@ class Chain:
         if binary is None:
             raise FileNotFoundError("anvil is not installed: make contracts-tools")
         args = [binary, "--port", str(port), "--hardfork", hardfork, "--silent"]
+        if traced:
+            args.append("--steps-tracing")
         if timestamp is not None:
             args += ["--timestamp", str(timestamp)]
         self._process = subprocess.Popen(args, stdout=subprocess.DEVNULL)

@@ -124,7 +124,8 @@ class World:
     @contextmanager
     def at(cls, now: int, root_der: bytes, foreign: bytes | None = None) -> Iterator[World]:
         """Contracts that trust this root. `foreign` is the report data of a quote not made here."""
-        with Chain(timestamp=now) as chain:
+        with Chain(timestamp=now, traced=foreign is not None) as chain:
+            chain.rpc("anvil_setBlockTimestampInterval", 12)
             quotes = collateral_chain.deploy(chain, root_der)
             made = chains.artefact("NodeRegistry")
             if foreign is not None:
