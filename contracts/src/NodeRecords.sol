@@ -20,6 +20,15 @@ error ServedInFuture(uint256 servedAt, uint256 time);
 /// made since and in a later block.
 error EpochEnded(address policy, uint256 time);
 
+/// @notice The policy has no seat of this number to give. Ask for an earlier one.
+error NoSuchSeat(uint256 seat, uint256 count);
+
+/// @notice Another node has this seat, and counts until `expiry`.
+error SeatTaken(address signer, uint256 expiry);
+
+/// @notice The node has a seat already.
+error AlreadySeated(address signer, address policy);
+
 /// @title What is remembered of a registered node: one storage slot
 /// @notice Kept per signing key and policy, so that nobody can replace a node's record by
 /// registering the same quote under a policy of their own. All times are Unix seconds.
@@ -37,26 +46,72 @@ abstract contract NodeRecords {
     /// @notice A policy has ended every registration made under it until now.
     event RegistrationsEnded(address indexed policy, uint256 time);
 
-    /// @dev A `Node` in one word, the first member lowest, 64 bits each.
-    mapping(address signer => mapping(address policy => uint256)) private _nodes;
+    /// @notice A node has a seat: its receipts are checked against one slot instead of two.
+    event Seated(address indexed signer, address indexed policy, uint256 seat);
+
+    /// @notice How many seats a policy has. Ending its registrations visits each.
+    uint256 public constant SEATS = 256;
+
+    /// @dev Set in the record of every node that has a seat, and of no other.
+    uint256 private constant SEATED = 1 << 255;
+
+    /// @dev A `Node` in one word, the first member lowest, 64 bits each; `SEATED` above them.
 
     /// @dev When the policy last ended its registrations in the low 64 bits, above it the number
     /// of the block it did so in: quotes bound to an earlier one are refused.
     mapping(address policy => uint256) private _epochs;
+
+    /// @dev Whose records `endEpoch` has to visit.
+    mapping(address policy => mapping(uint256 seat => address signer)) private _seats;
 
     /// @notice Ends every registration under the calling policy, this block's included. Nodes that
     /// the policy still allows register again, with quotes that they make from now on: a quote
     /// bound to an earlier block stays refused, so nobody can bring an ended node back by
     /// submitting its registration a second time.
     function endEpoch() external {
+        uint256 seats = _epochs[msg.sender] >> 128;
+        for (uint256 seat; seat < seats; ++seat) {
+            address signer = _seats[msg.sender][seat];
+            _store(signer, msg.sender, _load(signer, msg.sender) & ~SEATED);
+        }
         _epochs[msg.sender] = block.number << 64 | uint64(block.timestamp);
         emit RegistrationsEnded(msg.sender, block.timestamp);
+    }
+
+    /// @notice Gives a registered node a seat: whoever checks its receipts need not ask for the
+    /// policy's epoch any more, since the end of the epoch takes the seat away. Anyone may call it.
+    /// @param seat The next one free (`seatsOf`), or that of a node whose record has expired.
+    function takeSeat(address signer, address policy, uint256 seat) external {
+        uint256 node = _load(signer, policy);
+        uint256 epoch = _epochs[policy];
+        uint256 seats = epoch >> 128;
+        if (node == 0) revert NodeUnknown(signer, policy);
+        if (uint64(node >> 64) <= uint64(epoch)) revert EpochEnded(policy, uint64(epoch));
+        if (node & SEATED != 0) revert AlreadySeated(signer, policy);
+        if (seat > seats || seat >= SEATS) revert NoSuchSeat(seat, seats);
+        if (seat == seats) {
+            _epochs[policy] = epoch + (1 << 128);
+        } else {
+            address other = _seats[policy][seat];
+            uint256 otherNode = _load(other, policy);
+            uint256 expiry = uint64(otherNode >> 128);
+            if (expiry > block.timestamp) revert SeatTaken(other, expiry);
+            _store(other, policy, otherNode & ~SEATED);
+        }
+        _seats[policy][seat] = signer;
+        _store(signer, policy, node | SEATED);
+        emit Seated(signer, policy, seat);
+    }
+
+    /// @notice How many seats of a policy have been taken since its epoch began.
+    function seatsOf(address policy) external view returns (uint256) {
+        return _epochs[policy] >> 128;
     }
 
     /// @notice The record of a signing key under a policy, whether it still counts or not; all
     /// zero where there is none.
     function nodeOf(address signer, address policy) external view returns (Node memory) {
-        uint256 node = _nodes[signer][policy];
+        uint256 node = _load(signer, policy);
         return Node(uint64(node), uint64(node >> 64), uint64(node >> 128));
     }
 
@@ -70,13 +125,51 @@ abstract contract NodeRecords {
     /// the record's beginning, nor at or after its end. A record that has expired since still
     /// vouches for what was served before.
     function _requireServing(address signer, address policy, uint64 servedAt) internal view {
-        uint256 node = _nodes[signer][policy];
+        uint256 node = _load(signer, policy);
+        // A seat is taken away when the epoch ends, so a record that has one is of the present.
+        // All that is asked below, at once and without a branch, for the record that has a seat.
+        bool counts;
+        assembly ("memory-safe") {
+            let until := and(shr(128, node), 0xffffffffffffffff)
+            let late := or(gt(servedAt, timestamp()), iszero(lt(servedAt, until)))
+            let early := lt(servedAt, and(node, 0xffffffffffffffff))
+            counts := iszero(or(or(late, early), iszero(shr(255, node))))
+        }
+        if (counts) return;
         if (node == 0) revert NodeUnknown(signer, policy);
         uint256 ended = uint64(_epochs[policy]);
         if (uint64(node >> 64) <= ended) revert EpochEnded(policy, ended);
         if (servedAt > block.timestamp) revert ServedInFuture(servedAt, block.timestamp);
         if (servedAt < uint64(node)) revert ServedBeforeRegistration(servedAt, uint64(node));
-        if (servedAt >= node >> 128) revert NodeExpiredWhenServed(servedAt, node >> 128);
+        uint256 expiry = uint64(node >> 128);
+        if (servedAt >= expiry) revert NodeExpiredWhenServed(servedAt, expiry);
+    }
+
+    /// @dev Where the record of a signer under a policy stands: a hash of 41 bytes, so that it is
+    /// not that of any mapping's entry (64 bytes).
+    function _slot(address signer, address policy) private pure returns (bytes32 slot) {
+        // Writes the bytes 1 to 52, which are scratch space; each write covers what the one before
+        // it wrote in excess.
+        assembly ("memory-safe") {
+            mstore(0x15, policy)
+            mstore(0x01, signer)
+            mstore8(0x0c, 1)
+            slot := keccak256(0x0c, 0x29)
+        }
+    }
+
+    function _load(address signer, address policy) private view returns (uint256 node) {
+        bytes32 slot = _slot(signer, policy);
+        assembly ("memory-safe") {
+            node := sload(slot)
+        }
+    }
+
+    function _store(address signer, address policy, uint256 node) private {
+        bytes32 slot = _slot(signer, policy);
+        assembly ("memory-safe") {
+            sstore(slot, node)
+        }
     }
 
     /// @dev Writes what a registration in this block proves, which is bound to block `quotedAt`.
@@ -88,15 +181,22 @@ abstract contract NodeRecords {
     {
         uint256 epoch = _epochs[policy];
         uint256 ended = uint64(epoch);
-        if (block.timestamp <= ended || quotedAt < epoch >> 64) revert EpochEnded(policy, ended);
-        uint256 node = _nodes[signer][policy];
+        if (block.timestamp <= ended || quotedAt < uint64(epoch >> 64)) {
+            revert EpochEnded(policy, ended);
+        }
+        uint256 node = _load(signer, policy);
         uint256 servedFrom = block.timestamp;
         recorded = expiry;
-        if (uint64(node >> 64) > ended && node >> 128 > block.timestamp) {
+        uint64 until = uint64(node >> 128);
+        if (uint64(node >> 64) > ended && until > block.timestamp) {
             servedFrom = uint64(node);
-            if (node >> 128 > expiry) recorded = uint64(node >> 128);
+            if (until > expiry) recorded = until;
         }
-        _nodes[signer][policy] =
-            uint256(recorded) << 128 | uint256(uint64(block.timestamp)) << 64 | servedFrom;
+        _store(
+            signer,
+            policy,
+            node & SEATED | uint256(recorded) << 128 | uint256(uint64(block.timestamp)) << 64
+                | servedFrom
+        );
     }
 }

@@ -2,13 +2,13 @@
 pragma solidity 0.8.37;
 
 import {Pki} from "./collateral/Pki.sol";
-import {KeyRecord} from "./collateral/Records.sol";
+import {CrlRecord} from "./collateral/Records.sol";
 import {Platforms} from "./collateral/Sources.sol";
 import {Certificate, Certificates} from "./lib/Certificates.sol";
 import {SgxExtension} from "./lib/SgxExtension.sol";
 
-/// @notice `platform` starts with neither 0 (a leaf certificate) nor, where that is allowed, 1 (a
-/// leaf already registered), or is shorter or longer than that form.
+/// @notice `platform` starts with neither 0 nor 2 (a leaf certificate) nor, where that is allowed,
+/// 1 (a leaf already registered), or is shorter or longer than that form.
 error PlatformMalformed(uint256 length);
 /// @notice This leaf was never registered: send its certificate.
 error PlatformUnknown(bytes32 issuerId, uint256 serial);
@@ -22,13 +22,18 @@ error PlatformIsCa();
 error SgxExtensionMissing();
 
 /// @title PCK leaves verified once, known by issuer and serial from then on
-/// @notice A leaf is remembered in one slot: what it says, by its hash, and when it ends. Its
-/// issuer, both CRLs and its own revocation are judged anew at every use.
+/// @notice A leaf is remembered in one slot: what it says, by its hash, when it ends, and by which
+/// list of revoked serials it was last judged. Its issuer, both CRLs and its own revocation are
+/// judged anew at every use; a list that is the very one it was judged by is not read again.
 abstract contract PlatformRegistry is Pki, Platforms {
     /// @param commitment The first bytes of keccak256 of x, y, cpusvn, pcesvn, fmspc and pceid.
+    /// @param judgedBy The last bytes of the address of the code that lists revoked serials. Code
+    /// cannot change, and this contract's creations, which only Intel's signatures bring about,
+    /// are too few for two to end alike.
     struct Leaf {
-        bytes24 commitment;
-        uint64 notAfter;
+        bytes20 commitment;
+        uint40 notAfter;
+        uint56 judgedBy;
     }
 
     /// @dev issuer id (32), serial (20), then x, y, cpusvn, pcesvn, fmspc, pceid: 90 bytes.
@@ -41,7 +46,7 @@ abstract contract PlatformRegistry is Pki, Platforms {
     function addPlatform(bytes calldata platform) external {
         if (platform.length == 0 || platform[0] != 0) revert PlatformMalformed(platform.length);
         Platform memory p;
-        _verifyLeaf(platform, p);
+        _remember(platform, p);
     }
 
     /// @notice Until when a registered leaf's certificate is valid; 0 where it is not registered.
@@ -54,27 +59,30 @@ abstract contract PlatformRegistry is Pki, Platforms {
         override
         returns (Platform memory p)
     {
-        if (platform.length == KNOWN_FORM && platform[0] == 0x01) {
-            _knownLeaf(platform, p);
-        } else {
-            if (platform.length == 0 || platform[0] != 0) {
-                revert PlatformMalformed(platform.length);
-            }
-            _verifyLeaf(platform, p);
-        }
+        uint256 form = platform.length == 0 ? type(uint256).max : uint8(platform[0]);
+        if (form == 0) _remember(platform, p);
+        else if (form == 1 && platform.length == KNOWN_FORM) _knownLeaf(platform, p);
+        else if (form == 2) _verifyLeaf(platform, p);
+        else revert PlatformMalformed(platform.length);
     }
 
     /// @dev The caller has checked that there are exactly KNOWN_FORM bytes.
-    function _knownLeaf(bytes calldata platform, Platform memory p) private view {
+    function _knownLeaf(bytes calldata platform, Platform memory p) private {
         bytes32 id = bytes32(_word(platform, 1));
         uint256 serial = _word(platform, 33) >> 96;
-        Leaf memory leaf = _leaves[_leafId(id, serial)];
+        bytes32 leafId = _leafId(id, serial);
+        Leaf memory leaf = _leaves[leafId];
         if (leaf.notAfter == 0) revert PlatformUnknown(id, serial);
-        if (bytes24(keccak256(platform[53:])) != leaf.commitment) {
+        if (bytes20(keccak256(platform[53:])) != leaf.commitment) {
             revert PlatformMismatch(id, serial);
         }
         if (block.timestamp > leaf.notAfter) revert PlatformExpired(id, serial, leaf.notAfter);
-        (, uint256 expiry) = _requirePckCa(id, serial);
+        (CrlRecord crl, uint256 expiry) = _requirePckCrl(id);
+        uint56 list = _listOf(crl);
+        if (leaf.judgedBy != list) {
+            _requireNotRevoked(id, crl, serial);
+            _leaves[leafId].judgedBy = list;
+        }
         p.x = _word(platform, 53);
         p.y = _word(platform, 85);
         // cpusvn (16), pcesvn (2), fmspc (6), pceid (2)
@@ -93,23 +101,39 @@ abstract contract PlatformRegistry is Pki, Platforms {
         }
     }
 
-    function _verifyLeaf(bytes calldata platform, Platform memory p) private {
+    function _remember(bytes calldata platform, Platform memory p) private {
+        (bytes32 leafId, uint256 notAfter, uint56 list) = _verifyLeaf(platform, p);
+        bytes32 commitment =
+            keccak256(abi.encodePacked(p.x, p.y, p.cpusvn, p.pcesvn, p.fmspc, p.pceid));
+        _leaves[leafId] = Leaf(bytes20(commitment), uint40(notAfter), list);
+    }
+
+    /// @dev After its form: PCK CA key (x, y), PCK leaf certificate (DER).
+    function _verifyLeaf(bytes calldata platform, Platform memory p)
+        private
+        view
+        returns (bytes32 leafId, uint256 notAfter, uint56 list)
+    {
         if (platform.length < 66) revert PlatformMalformed(platform.length);
         uint256 issuerX = _word(platform, 1);
         uint256 issuerY = _word(platform, 33);
         bytes32 id = _idOf(issuerX, issuerY);
         Certificate memory c = Certificates.read(platform[65:]);
-        (KeyRecord ca, uint256 expiry) = _requirePckCa(id, c.serial);
-        _requireIssuer(id, ca, c.issuer, c.authorityKeyId);
+        _requireIssuer(id, _requirePckCa(id), c.issuer, c.authorityKeyId);
+        (CrlRecord crl, uint256 expiry) = _requirePckCrl(id);
+        _requireNotRevoked(id, crl, c.serial);
         _requireSigned(id, issuerX, issuerY, c.tbs, c.tbsEnd, c.r, c.s);
         if (c.ca) revert PlatformIsCa();
         if (c.sgx == 0) revert SgxExtensionMissing();
         (p.x, p.y) = (c.x, c.y);
         (p.fmspc, p.pceid, p.cpusvn, p.pcesvn) = SgxExtension.read(c.sgx, c.sgxEnd);
         p.expiry = uint64(_earlier(c.notAfter, expiry));
-        bytes32 commitment =
-            keccak256(abi.encodePacked(p.x, p.y, p.cpusvn, p.pcesvn, p.fmspc, p.pceid));
-        _leaves[_leafId(id, c.serial)] = Leaf(bytes24(commitment), uint64(c.notAfter));
+        return (_leafId(id, c.serial), c.notAfter, _listOf(crl));
+    }
+
+    /// @dev Which list of revoked serials a CRL has; zero where it has none.
+    function _listOf(CrlRecord crl) private pure returns (uint56) {
+        return uint56(uint160(crl.revoked()));
     }
 
     function _leafId(bytes32 issuerId, uint256 serial) private pure returns (bytes32 id) {

@@ -31,8 +31,12 @@ error AuthorityKeyIdMismatch(bytes32 issuerId);
 error SerialRevoked(bytes32 issuerId, uint256 serial);
 /// @notice No CRL of this issuer was ever submitted: call `updateCrl` with it.
 error CrlMissing(bytes32 issuerId);
-/// @notice The issuer's CRL ended: anyone may call `updateCrl` with the current one from Intel.
-error CrlExpired(bytes32 issuerId, uint256 nextUpdate);
+/// @notice The issuer's CRL, or its issuer's certificate, ended: anyone may call `addCertificate`
+/// and `updateCrl` with the current ones from Intel.
+error CrlExpired(bytes32 issuerId, uint256 expiry);
+/// @notice The root CRL has revoked something since this CRL was submitted: submit its issuer's
+/// certificate again with `addCertificate`, then the CRL with `updateCrl`. Anyone may.
+error CrlOutdated(bytes32 issuerId, uint256 generation, uint256 current);
 /// @notice The CRL is dated later than this block.
 error CrlFromFuture(bytes32 issuerId, uint256 thisUpdate);
 /// @notice So many root CRLs have revoked something new that generations cannot be told apart:
@@ -57,9 +61,9 @@ abstract contract Pki is TcbSigners {
 
     /// @notice A certificate counts from now on, for the role given, until `notAfter`.
     event CertificateAdded(bytes32 indexed issuerId, uint256 role, uint256 notAfter);
-    /// @notice A CRL counts from now on. `generation` grows with the root's alone.
+    /// @notice A CRL counts from now on until `expiry`. `generation` grows with the root's alone.
     event CrlUpdated(
-        bytes32 indexed issuerId, uint256 thisUpdate, uint256 nextUpdate, uint256 generation
+        bytes32 indexed issuerId, uint256 thisUpdate, uint256 expiry, uint256 generation
     );
 
     /// @notice The root key all trust comes from.
@@ -119,15 +123,15 @@ abstract contract Pki is TcbSigners {
     function updateCrl(bytes calldata der, uint256 issuerX, uint256 issuerY) external {
         bytes32 id = _idOf(issuerX, issuerY);
         CrlRecord stored = _crls[id];
-        KeyRecord key = id == rootId
-            ? _requireKey(id, ROOT, 0)
-            : _requireKey(id, PCK_CA, _crls[rootId].generation());
+        uint256 generation_ = _crls[rootId].generation();
+        KeyRecord key =
+            id == rootId ? _requireKey(id, ROOT, 0) : _requireKey(id, PCK_CA, generation_);
         Crl memory crl = Crls.read(der);
         _requireSigned(id, issuerX, issuerY, crl.tbs, crl.tbsEnd, crl.r, crl.s);
         _requireIssuer(id, key, crl.issuer, crl.authorityKeyId);
         if (crl.thisUpdate > block.timestamp) revert CrlFromFuture(id, crl.thisUpdate);
         if (crl.nextUpdate < block.timestamp) revert CrlExpired(id, crl.nextUpdate);
-        _keepCrl(id, stored, crl);
+        _keepCrl(id, stored, crl, _earlier(crl.nextUpdate, key.notAfter()), generation_);
     }
 
     /// @notice What is stored of a key: role 0 where nothing is, 1 root, 2 PCK CA, 3 TCB signing;
@@ -143,17 +147,20 @@ abstract contract Pki is TcbSigners {
         current = role != 0 && fresh && block.timestamp <= notAfter;
     }
 
-    /// @notice What is stored of an issuer's CRL; all zero where nothing is.
-    /// `revoked` is how many serials it lists.
+    /// @notice What is stored of an issuer's CRL; all zero where nothing is. It counts until
+    /// `expiry`, its nextUpdate or the end of its issuer's certificate; `revoked` is how many
+    /// serials it lists; `current` whether it counts now.
     function crlOf(bytes32 issuerId)
         external
         view
-        returns (uint256 thisUpdate, uint256 nextUpdate, uint256 revoked)
+        returns (uint256 thisUpdate, uint256 expiry, uint256 revoked, bool current)
     {
         CrlRecord crl = _crls[issuerId];
         address pointer = crl.revoked();
         if (pointer != address(0)) revoked = CodeStore.read(pointer).length / 8;
-        return (crl.thisUpdate(), crl.nextUpdate(), revoked);
+        (thisUpdate, expiry) = (crl.thisUpdate(), crl.expiry());
+        current = expiry != 0 && block.timestamp <= expiry
+            && crl.generation() == _crls[rootId].generation();
     }
 
     /// @notice Whether the issuer's stored CRL lists this serial.
@@ -178,21 +185,29 @@ abstract contract Pki is TcbSigners {
     {
         CrlRecord crl = _requireCrl(rootId);
         KeyRecord key = _requireKey(_idOf(x, y), TCB_SIGNING, crl.generation());
-        return uint64(_earlier(key.notAfter(), crl.nextUpdate()));
+        return uint64(_earlier(key.notAfter(), crl.expiry()));
     }
 
-    /// @notice The PCK CA of this id, and the earliest end of it, the root and both their CRLs.
-    /// Reverts unless all of them count now, or where the CA has revoked the serial.
-    function _requirePckCa(bytes32 id, uint256 serial)
-        internal
-        view
-        returns (KeyRecord key, uint256 expiry)
-    {
+    /// @notice The certificate of a PCK CA. Reverts unless it counts now.
+    function _requirePckCa(bytes32 id) internal view returns (KeyRecord key) {
+        return _requireKey(id, PCK_CA, _requireCrl(rootId).generation());
+    }
+
+    /// @notice The CRL of a PCK CA, and the earliest end of it, the CA, the root and its CRL.
+    /// Reverts unless all of them count now: a CRL is stored only for a CA that counts, with no
+    /// later end than the CA's, and a new generation outdates both.
+    function _requirePckCrl(bytes32 id) internal view returns (CrlRecord crl, uint256 expiry) {
         CrlRecord root = _requireCrl(rootId);
-        key = _requireKey(id, PCK_CA, root.generation());
-        CrlRecord crl = _requireCrl(id);
-        _requireNotRevoked(id, crl, serial);
-        expiry = _earlier(key.notAfter(), _earlier(root.nextUpdate(), crl.nextUpdate()));
+        if (id == rootId) revert KeyRoleWrong(id, ROOT, PCK_CA);
+        crl = _requireCrl(id);
+        if (crl.generation() != root.generation()) {
+            revert CrlOutdated(id, crl.generation(), root.generation());
+        }
+        expiry = _earlier(root.expiry(), crl.expiry());
+    }
+
+    function _requireNotRevoked(bytes32 id, CrlRecord crl, uint256 serial) internal view {
+        if (Crls.contains(crl.revoked(), Crls.tag(serial))) revert SerialRevoked(id, serial);
     }
 
     function _requireSigned(
@@ -244,13 +259,9 @@ abstract contract Pki is TcbSigners {
 
     function _requireCrl(bytes32 id) private view returns (CrlRecord crl) {
         crl = _crls[id];
-        uint256 nextUpdate = crl.nextUpdate();
-        if (nextUpdate == 0) revert CrlMissing(id);
-        if (block.timestamp > nextUpdate) revert CrlExpired(id, nextUpdate);
-    }
-
-    function _requireNotRevoked(bytes32 id, CrlRecord crl, uint256 serial) private view {
-        if (Crls.contains(crl.revoked(), Crls.tag(serial))) revert SerialRevoked(id, serial);
+        uint256 expiry = crl.expiry();
+        if (expiry == 0) revert CrlMissing(id);
+        if (block.timestamp > expiry) revert CrlExpired(id, expiry);
     }
 
     /// @dev A key that counts keeps its role, and its certificate is replaced only by one that ends
@@ -272,26 +283,34 @@ abstract contract Pki is TcbSigners {
         emit CertificateAdded(id, role, notAfter);
     }
 
-    function _keepCrl(bytes32 id, CrlRecord stored, Crl memory crl) private {
+    function _keepCrl(
+        bytes32 id,
+        CrlRecord stored,
+        Crl memory crl,
+        uint256 expiry,
+        uint256 generation_
+    ) private {
         address revoked = stored.revoked();
         bool same = keccak256(revoked == address(0) ? bytes("") : CodeStore.read(revoked))
             == keccak256(crl.tags);
         if (crl.thisUpdate <= stored.thisUpdate()) {
-            // The stored CRL itself may be submitted again, to no effect.
-            if (crl.thisUpdate == stored.thisUpdate() && crl.nextUpdate == stored.nextUpdate()) {
-                if (same) return;
+            // The stored CRL itself may be submitted again: for a new generation, or where its
+            // issuer's certificate now ends later; else to no effect.
+            bool shorter = expiry < stored.expiry() && stored.generation() == generation_;
+            if (crl.thisUpdate != stored.thisUpdate() || !same || shorter) {
+                revert CrlNotNewer(id, crl.thisUpdate, stored.thisUpdate());
             }
-            revert CrlNotNewer(id, crl.thisUpdate, stored.thisUpdate());
         }
-        uint256 generation_ = stored.generation();
         if (!same) {
             if (id == rootId && _revokesMore(crl.tags, revoked)) generation_ += 1;
             if (generation_ > type(uint16).max) revert GenerationsExhausted();
             // Where the same serials stay revoked, the code that lists them stays too.
             revoked = crl.tags.length == 0 ? address(0) : CodeStore.write(crl.tags);
         }
-        _crls[id] = CrlRecords.pack(revoked, crl.thisUpdate, crl.nextUpdate, generation_);
-        emit CrlUpdated(id, crl.thisUpdate, crl.nextUpdate, generation_);
+        CrlRecord made = CrlRecords.pack(revoked, crl.thisUpdate, expiry, generation_);
+        if (CrlRecord.unwrap(made) == CrlRecord.unwrap(stored)) return;
+        _crls[id] = made;
+        emit CrlUpdated(id, crl.thisUpdate, expiry, generation_);
     }
 
     function _revokesMore(bytes memory tags, address before) private view returns (bool) {

@@ -8,8 +8,9 @@ pragma solidity 0.8.37;
 type KeyRecord is uint256;
 
 /// @notice What is stored of an issuer's CRL, in one slot; zero where nothing is.
-/// From the highest bit down: generation (16, only in the root's), nextUpdate (40), thisUpdate (40),
-/// address of the code that holds the tags of revoked serials (160, zero where none is revoked).
+/// From the highest bit down: generation (16), expiry (40: nextUpdate, or the end of its issuer's
+/// certificate where that is earlier), thisUpdate (40), address of the code that holds the tags of
+/// revoked serials (160, zero where none is revoked).
 type CrlRecord is uint256;
 
 using KeyRecords for KeyRecord global;
@@ -76,7 +77,7 @@ library CrlRecords {
         return (CrlRecord.unwrap(crl) >> 160) & 0xffffffffff;
     }
 
-    function nextUpdate(CrlRecord crl) internal pure returns (uint256) {
+    function expiry(CrlRecord crl) internal pure returns (uint256) {
         return (CrlRecord.unwrap(crl) >> 200) & 0xffffffffff;
     }
 

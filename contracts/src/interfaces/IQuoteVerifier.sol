@@ -17,7 +17,8 @@ interface IQuoteVerifier {
     /// debug mode; reverts with the error of the first check that failed otherwise. Says nothing
     /// about which code is measured or what the report data means.
     /// @param quote The fixed fields of the quote, in the layout of `QuoteLayout`.
-    /// @param platform 0x00, PCK CA key (x, y), PCK leaf certificate (DER); or, for a leaf already
+    /// @param platform 0x00, PCK CA key (x, y), PCK leaf certificate (DER), which is remembered; the
+    /// same with 0x02 in front, which is not; or, for a leaf already
     /// registered, 0x01, issuer id (32), serial (20, left-padded), leaf key x, y, cpusvn (16),
     /// pcesvn (2, big endian), fmspc (6), pceid (2).
     function verifyQuote(bytes calldata quote, bytes calldata platform)

@@ -1,0 +1,162 @@
+"""Seats: a node that has one is checked in one slot, and still revoked everywhere at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from chain import Chain, Contract
+from evm_receipts import (
+    DAY,
+    EXPIRY,
+    KEY,
+    NOW,
+    SIGNER,
+    STRANGER,
+    PatientChain,
+    evm_receipt,
+    policies,
+    registered,
+    signed,
+)
+
+from attestation.onchain.receipt import address_of, compact, sign
+
+RECEIPT = evm_receipt()
+OTHER = address_of(STRANGER)
+
+
+@pytest.fixture(scope="module")
+def chain() -> Iterator[Chain]:
+    with PatientChain(timestamp=NOW) as chain:
+        yield chain
+
+
+@pytest.fixture(scope="module")
+def verifier(chain: Chain) -> Contract:
+    return registered(chain)
+
+
+@pytest.fixture(scope="module")
+def policy(chain: Chain) -> str:
+    return policies(chain)[0]
+
+
+@pytest.fixture(autouse=True)
+def afresh(chain: Chain, verifier: Contract) -> Iterator[None]:
+    with chain.undone():
+        yield
+
+
+def test_a_seat_changes_nothing_but_the_price(
+    chain: Chain, verifier: Contract, policy: str
+) -> None:
+    before = chain.send(verifier, "verifyDigest", *_digest(), policy)["gas"]
+    chain.send(verifier, "takeSeat", SIGNER, policy, 0)
+    assert chain.call(verifier, "verifyReceipt", *signed(RECEIPT), policy) == SIGNER
+    assert chain.call(verifier, "nodeOf", SIGNER, policy)[2] == EXPIRY
+    after = chain.send(verifier, "verifyDigest", *_digest(), policy)["gas"]
+    assert before - after > 2_100
+
+
+def test_ended_epoch_ends_seats_at_once(chain: Chain, verifier: Contract, policy: str) -> None:
+    chain.send(verifier, "put", OTHER, policy, EXPIRY)
+    chain.send(verifier, "takeSeat", SIGNER, policy, 0)
+    chain.send(verifier, "takeSeat", OTHER, policy, 1)
+    chain.send(verifier, "endEpoch", sender=policy)
+    assert chain.call(verifier, "seatsOf", policy) == 0
+    for key in KEY, STRANGER:
+        with chain.refused("EpochEnded"):
+            chain.call(verifier, "verifyReceipt", *signed(RECEIPT, key), policy)
+    with chain.refused("EpochEnded"):
+        chain.send(verifier, "takeSeat", SIGNER, policy, 0)
+
+
+def test_registered_again_after_the_epoch_it_has_no_seat(
+    chain: Chain, verifier: Contract, policy: str
+) -> None:
+    chain.send(verifier, "takeSeat", SIGNER, policy, 0)
+    chain.send(verifier, "endEpoch", sender=policy)
+    chain.at(NOW + 3_600)
+    chain.send(verifier, "put", SIGNER, policy, EXPIRY)
+    later = evm_receipt(served_at=NOW + 7_200)
+    chain.at(NOW + 10_800)
+    assert chain.call(verifier, "verifyReceipt", *signed(later), policy) == SIGNER
+    chain.send(verifier, "endEpoch", sender=policy)
+    with chain.refused("EpochEnded"):
+        chain.call(verifier, "verifyReceipt", *signed(later), policy)
+
+
+def test_a_renewal_keeps_the_seat_and_its_end(
+    chain: Chain, verifier: Contract, policy: str
+) -> None:
+    chain.send(verifier, "takeSeat", SIGNER, policy, 0)
+    chain.send(verifier, "put", SIGNER, policy, EXPIRY + DAY)
+    assert chain.call(verifier, "nodeOf", SIGNER, policy)[2] == EXPIRY + DAY
+    with chain.refused("AlreadySeated"):
+        chain.send(verifier, "takeSeat", SIGNER, policy, 1)
+    chain.send(verifier, "endEpoch", sender=policy)
+    with chain.refused("EpochEnded"):
+        chain.call(verifier, "verifyReceipt", *signed(RECEIPT), policy)
+
+
+def test_a_seat_is_taken_from_an_expired_node_only(
+    chain: Chain, verifier: Contract, policy: str
+) -> None:
+    chain.send(verifier, "takeSeat", SIGNER, policy, 0)
+    chain.send(verifier, "put", OTHER, policy, EXPIRY + 9 * DAY)
+    with chain.refused("SeatTaken"):
+        chain.send(verifier, "takeSeat", OTHER, policy, 0)
+    chain.at(EXPIRY)
+    chain.send(verifier, "takeSeat", OTHER, policy, 0)
+    assert chain.call(verifier, "verifyReceipt", *signed(RECEIPT), policy) == SIGNER
+    chain.send(verifier, "endEpoch", sender=policy)
+    for key in KEY, STRANGER:
+        with chain.refused("EpochEnded"):
+            chain.call(verifier, "verifyReceipt", *signed(RECEIPT, key), policy)
+
+
+def test_no_seat_for_nobody_nor_beyond_the_next(
+    chain: Chain, verifier: Contract, policy: str
+) -> None:
+    with chain.refused("NodeUnknown"):
+        chain.send(verifier, "takeSeat", OTHER, policy, 0)
+    with chain.refused("NoSuchSeat"):
+        chain.send(verifier, "takeSeat", SIGNER, policy, 1)
+
+
+@pytest.mark.parametrize(
+    "served_at, error",
+    [
+        (NOW - 1, "ServedBeforeRegistration"),
+        (NOW + 400 * DAY, "ServedInFuture"),
+    ],
+)
+def test_a_seat_excuses_nothing(
+    chain: Chain, verifier: Contract, policy: str, served_at: int, error: str
+) -> None:
+    chain.send(verifier, "takeSeat", SIGNER, policy, 0)
+    with chain.refused(error):
+        late = evm_receipt(served_at=served_at)
+        chain.call(verifier, "verifyReceipt", *signed(late), policy)
+    chain.at(EXPIRY + DAY)
+    with chain.refused("NodeExpiredWhenServed"):
+        late = evm_receipt(served_at=EXPIRY)
+        chain.call(verifier, "verifyReceipt", *signed(late), policy)
+
+
+def test_all_seats_are_ended_in_one_transaction(
+    chain: Chain, verifier: Contract, policy: str
+) -> None:
+    seats = chain.call(verifier, "SEATS")
+    for seat in range(seats):
+        node = "0x" + (seat + 1).to_bytes(20, "big").hex()
+        chain.send(verifier, "put", node, policy, EXPIRY)
+        chain.send(verifier, "takeSeat", node, policy, seat)
+    with chain.refused("NoSuchSeat"):
+        chain.send(verifier, "takeSeat", SIGNER, policy, seats)
+    assert chain.send(verifier, "endEpoch", sender=policy)["gas"] < 3_000_000
+
+
+def _digest() -> tuple[bytes, bytes, bytes]:
+    return (RECEIPT.struct_hash, *compact(sign(RECEIPT, KEY)))
