@@ -131,10 +131,10 @@ gas: contracts-compile  ## Measure what each operation costs and rewrite contrac
 	@$(CHAIN_ENV) $(BIN)/python tests/contracts/gas_figures.py --write
 
 slither: contracts-tools .venv-slither/.done  ## Analyse the contracts statically
-	@$(CHAIN_ENV) $(CONTRACTS)/tools/slither.sh
+	@$(CHAIN_ENV) $(BIN)/python tests/contracts/slither_check.py .venv-slither/bin/slither
 
 mutate: contracts-compile  ## Drop one check at a time: some test must notice (hours; resumes)
-	@$(CHAIN_ENV) $(BIN)/python $(CONTRACTS)/tools/mutate.py
+	@$(CHAIN_ENV) $(BIN)/python tests/contracts/mutate.py
 .PHONY: contracts artefacts contracts-fmt contracts-compile contracts-compare contracts-forge contracts-tests gas slither mutate
 
 SECONDS_EACH ?= 20
