@@ -30,7 +30,9 @@ def found(slither: str) -> list[dict[str, Any]]:
         done = subprocess.run(  # its exit code tells that there are findings
             command, check=False, cwd=PROJECT, env=env, capture_output=True, text=True
         )
-        report = json.loads(out.read_text()) if out.is_file() else {"success": False}
+        report: dict[str, Any] = {"success": False}
+        if out.is_file():
+            report = json.loads(out.read_text())
     if not report["success"]:
         sys.exit(f"slither did not finish:\n{done.stdout}{done.stderr}")
     findings: list[dict[str, Any]] = report["results"].get("detectors", [])
