@@ -5,7 +5,7 @@ from __future__ import annotations
 from attestation.errors import AttestationError
 
 
-class NotProvable(AttestationError):
+class NotProvable(AttestationError):  # noqa: N818 - the names are the design's
     """The contracts take less than the verifier does, and this lies outside; `field` names it.
 
     Raised before anything is sent: a transaction that must revert is never paid for.

@@ -2,7 +2,7 @@
 pragma solidity 0.8.37;
 
 import {Pki} from "./collateral/Pki.sol";
-import {CrlRecord} from "./collateral/Records.sol";
+import {CrlRecord, KeyRecord, LeafRecord, LeafRecords} from "./collateral/Records.sol";
 import {Platforms} from "./collateral/Sources.sol";
 import {Certificate, Certificates} from "./lib/Certificates.sol";
 import {SgxExtension} from "./lib/SgxExtension.sol";
@@ -23,23 +23,14 @@ error SgxExtensionMissing();
 
 /// @title PCK leaves verified once, known by issuer and serial from then on
 /// @notice A leaf is remembered in one slot: what it says, by its hash, when it ends, and by which
-/// list of revoked serials it was last judged. Its issuer, both CRLs and its own revocation are
-/// judged anew at every use; a list that is the very one it was judged by is not read again.
+/// edition of its issuer's list of revoked serials it was last judged. Its issuer, both CRLs and
+/// its own revocation are judged anew at every use; an edition that it was judged by already is
+/// not read again, for it is the same list.
 abstract contract PlatformRegistry is Pki, Platforms {
-    /// @param commitment The first bytes of keccak256 of x, y, cpusvn, pcesvn, fmspc and pceid.
-    /// @param judgedBy The last bytes of the address of the code that lists revoked serials. Code
-    /// cannot change, and this contract's creations, which only Intel's signatures bring about,
-    /// are too few for two to end alike.
-    struct Leaf {
-        bytes20 commitment;
-        uint40 notAfter;
-        uint56 judgedBy;
-    }
-
     /// @dev issuer id (32), serial (20), then x, y, cpusvn, pcesvn, fmspc, pceid: 90 bytes.
     uint256 private constant KNOWN_FORM = 1 + 32 + 20 + 90;
 
-    mapping(bytes32 leafId => Leaf) private _leaves;
+    mapping(bytes32 leafId => LeafRecord) private _leaves;
 
     /// @notice Verifies and remembers a leaf, so that quotes of its platform cost less later.
     /// @param platform 0x00, PCK CA key (x, y), PCK leaf certificate (DER).
@@ -51,7 +42,7 @@ abstract contract PlatformRegistry is Pki, Platforms {
 
     /// @notice Until when a registered leaf's certificate is valid; 0 where it is not registered.
     function platformNotAfter(bytes32 issuerId, uint256 serial) external view returns (uint256) {
-        return _leaves[_leafId(issuerId, serial)].notAfter;
+        return _leaves[_leafId(issuerId, serial)].notAfter();
     }
 
     function _requirePlatform(bytes calldata platform)
@@ -59,11 +50,12 @@ abstract contract PlatformRegistry is Pki, Platforms {
         override
         returns (Platform memory p)
     {
-        uint256 form = platform.length == 0 ? type(uint256).max : uint8(platform[0]);
-        if (form == 0) _remember(platform, p);
-        else if (form == 1 && platform.length == KNOWN_FORM) _knownLeaf(platform, p);
-        else if (form == 2) _verifyLeaf(platform, p);
-        else revert PlatformMalformed(platform.length);
+        uint256 size = platform.length;
+        uint256 form = _word(platform, 0) >> 248;
+        if (size == KNOWN_FORM && form == 1) _knownLeaf(platform, p);
+        else if (size != 0 && form == 0) _remember(platform, p);
+        else if (size != 0 && form == 2) _verifyLeaf(platform, p);
+        else revert PlatformMalformed(size);
     }
 
     /// @dev The caller has checked that there are exactly KNOWN_FORM bytes.
@@ -71,17 +63,19 @@ abstract contract PlatformRegistry is Pki, Platforms {
         bytes32 id = bytes32(_word(platform, 1));
         uint256 serial = _word(platform, 33) >> 96;
         bytes32 leafId = _leafId(id, serial);
-        Leaf memory leaf = _leaves[leafId];
-        if (leaf.notAfter == 0) revert PlatformUnknown(id, serial);
-        if (bytes20(keccak256(platform[53:])) != leaf.commitment) {
+        LeafRecord leaf = _leaves[leafId];
+        bytes32 said = _hashOfFacts(platform);
+        if (!leaf.says(said)) {
+            if (LeafRecord.unwrap(leaf) == 0) revert PlatformUnknown(id, serial);
             revert PlatformMismatch(id, serial);
         }
-        if (block.timestamp > leaf.notAfter) revert PlatformExpired(id, serial, leaf.notAfter);
+        uint256 notAfter = leaf.notAfter();
+        if (block.timestamp > notAfter) revert PlatformExpired(id, serial, notAfter);
         (CrlRecord crl, uint256 expiry) = _requirePckCrl(id);
-        uint56 list = _listOf(crl);
-        if (leaf.judgedBy != list) {
+        uint256 edition = crl.edition();
+        if (leaf.edition() != edition) {
             _requireNotRevoked(id, crl, serial);
-            _leaves[leafId].judgedBy = list;
+            _leaves[leafId] = LeafRecords.pack(said, notAfter, edition);
         }
         p.x = _word(platform, 53);
         p.y = _word(platform, 85);
@@ -91,7 +85,7 @@ abstract contract PlatformRegistry is Pki, Platforms {
         p.pcesvn = uint16(bytes2(tcb << 128));
         p.fmspc = bytes6(tcb << 144);
         p.pceid = bytes2(tcb << 192);
-        p.expiry = uint64(_earlier(leaf.notAfter, expiry));
+        p.expiry = uint64(_earlier(notAfter, expiry));
     }
 
     /// @dev 32 bytes of `platform`; the caller knows that they are there, or uses only those that are.
@@ -101,26 +95,35 @@ abstract contract PlatformRegistry is Pki, Platforms {
         }
     }
 
+    /// @dev What a leaf says stands in the last 90 bytes of `platform`, of exactly KNOWN_FORM.
+    function _hashOfFacts(bytes calldata platform) private pure returns (bytes32 hash) {
+        assembly ("memory-safe") {
+            // Scratch beyond the free pointer, never kept.
+            let facts := mload(0x40)
+            calldatacopy(facts, add(platform.offset, 53), 90)
+            hash := keccak256(facts, 90)
+        }
+    }
+
     function _remember(bytes calldata platform, Platform memory p) private {
-        (bytes32 leafId, uint256 notAfter, uint56 list) = _verifyLeaf(platform, p);
-        bytes32 commitment =
-            keccak256(abi.encodePacked(p.x, p.y, p.cpusvn, p.pcesvn, p.fmspc, p.pceid));
-        _leaves[leafId] = Leaf(bytes20(commitment), uint40(notAfter), list);
+        (bytes32 leafId, uint256 notAfter, uint256 edition) = _verifyLeaf(platform, p);
+        bytes32 said = keccak256(abi.encodePacked(p.x, p.y, p.cpusvn, p.pcesvn, p.fmspc, p.pceid));
+        _leaves[leafId] = LeafRecords.pack(said, notAfter, edition);
     }
 
     /// @dev After its form: PCK CA key (x, y), PCK leaf certificate (DER).
     function _verifyLeaf(bytes calldata platform, Platform memory p)
         private
         view
-        returns (bytes32 leafId, uint256 notAfter, uint56 list)
+        returns (bytes32 leafId, uint256 notAfter, uint256 edition)
     {
         if (platform.length < 66) revert PlatformMalformed(platform.length);
         uint256 issuerX = _word(platform, 1);
         uint256 issuerY = _word(platform, 33);
         bytes32 id = _idOf(issuerX, issuerY);
         Certificate memory c = Certificates.read(platform[65:]);
-        _requireIssuer(id, _requirePckCa(id), c.issuer, c.authorityKeyId);
-        (CrlRecord crl, uint256 expiry) = _requirePckCrl(id);
+        (KeyRecord ca, CrlRecord crl, uint256 expiry) = _requirePckCa(id);
+        _requireIssuer(id, ca, c.issuer, c.authorityKeyId);
         _requireNotRevoked(id, crl, c.serial);
         _requireSigned(id, issuerX, issuerY, c.tbs, c.tbsEnd, c.r, c.s);
         if (c.ca) revert PlatformIsCa();
@@ -128,12 +131,7 @@ abstract contract PlatformRegistry is Pki, Platforms {
         (p.x, p.y) = (c.x, c.y);
         (p.fmspc, p.pceid, p.cpusvn, p.pcesvn) = SgxExtension.read(c.sgx, c.sgxEnd);
         p.expiry = uint64(_earlier(c.notAfter, expiry));
-        return (_leafId(id, c.serial), c.notAfter, _listOf(crl));
-    }
-
-    /// @dev Which list of revoked serials a CRL has; zero where it has none.
-    function _listOf(CrlRecord crl) private pure returns (uint56) {
-        return uint56(uint160(crl.revoked()));
+        return (_leafId(id, c.serial), c.notAfter, crl.edition());
     }
 
     function _leafId(bytes32 issuerId, uint256 serial) private pure returns (bytes32 id) {

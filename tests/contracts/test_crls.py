@@ -124,7 +124,7 @@ def test_every_serial_listed_is_revoked_and_no_other(
     entries = [entry(s, *([inputs.tlv(0x30, REASON)] if s % 3 else [])) for s in listed]
     update(chain, store, CA, *entries)
     issuer = pki.issuer_id(*CA.xy)
-    assert chain.call(store, "crlOf", issuer) == (NOW - DAY, NOW + 30 * DAY, count)
+    assert chain.call(store, "crlOf", issuer) == (NOW - DAY, NOW + 30 * DAY, count, True)
     assert all(chain.call(store, "isRevoked", issuer, serial) for serial in listed)
     others = [0, 1, 2**160 - 1, *(serial + 1 for serial in listed[:20])]
     assert not any(chain.call(store, "isRevoked", issuer, serial) for serial in others)
@@ -139,16 +139,27 @@ def test_same_crl_again_changes_nothing(chain: Chain, store: Contract) -> None:
 
 
 def test_rolled_back_crl(chain: Chain, store: Contract) -> None:
+    """Nor may one of the same date take serials off the list, or end earlier."""
     update(chain, store, CA, 1, 2, this_update=NOW - 5)
     for fields in (
         {"revoked": [], "this_update": NOW - 6},
         {"revoked": [1, 2], "this_update": NOW - 6},
         {"revoked": [], "this_update": NOW - 5},
         {"revoked": [1], "this_update": NOW - 5},
-        {"revoked": [1, 2], "this_update": NOW - 5, "next_update": NOW + 60 * DAY},
+        {"revoked": [1, 2, 3], "this_update": NOW - 5},
+        {"revoked": [2, 1], "this_update": NOW - 5},
+        {"revoked": [1, 2], "this_update": NOW - 5, "next_update": NOW + 29 * DAY},
     ):
         with chain.refused("CrlNotNewer"):
             chain.call(store, "updateCrl", crl(CA, **fields), *CA.xy)  # type: ignore[arg-type]
+
+
+def test_crl_of_the_same_date_that_ends_later(chain: Chain, store: Contract) -> None:
+    """The issuer signed both, and they say the same: the one that counts for longer counts."""
+    update(chain, store, CA, 1, 2)
+    update(chain, store, CA, 1, 2, next_update=NOW + 60 * DAY)
+    issuer = pki.issuer_id(*CA.xy)
+    assert chain.call(store, "crlOf", issuer) == (NOW - DAY, NOW + 60 * DAY, 2, True)
 
 
 def test_expired_crl_vouches_for_nobody(chain: Chain, store: Contract) -> None:
@@ -160,6 +171,39 @@ def test_expired_crl_vouches_for_nobody(chain: Chain, store: Contract) -> None:
         chain.call(store, "requireTcbSigner", *TCB.xy)
     with chain.refused("CrlExpired"):
         chain.call(store, "addCertificate", inputs.PLATFORM.pck_ca.der)
+
+
+def test_crl_never_outlives_its_issuers_certificate(chain: Chain, store: Contract) -> None:
+    ca, end, later = Holder.new("short CA"), NOW + 10 * DAY, NOW + 20 * DAY
+    issuer = pki.issuer_id(*ca.xy)
+    chain.send(store, "addCertificate", certificate(ROOT, ca, ca=True, not_after=end))
+    update(chain, store, ca, 7)
+    assert chain.call(store, "crlOf", issuer) == (NOW - DAY, end, 1, True)
+    chain.send(store, "addCertificate", certificate(ROOT, ca, ca=True, not_after=later))
+    assert chain.call(store, "crlOf", issuer)[1] == end
+    update(chain, store, ca, 7)
+    assert chain.call(store, "crlOf", issuer) == (NOW - DAY, later, 1, True)
+    chain.at(later)
+    assert chain.call(store, "crlOf", issuer)[3] is True
+    chain.at(later + 1)
+    assert chain.call(store, "crlOf", issuer)[3] is False
+    with chain.refused("CrlExpired"):
+        chain.call(store, "requirePckCrl", issuer)
+
+
+def test_dates_beyond_what_a_record_holds(chain: Chain, store: Contract) -> None:
+    """A CRL for ever ends when 32 bits do, and not in 1970 again."""
+    root, ca = Holder.of(inputs.PLATFORM.root), Holder.new("CA for ever")
+    for_ever = inputs.generalized("99991231235959Z")
+    any_depth = extension(inputs.CONSTRAINTS, bytes.fromhex("30030101ff"), CRITICAL)
+    own = certificate(root, root, ca=True, constraints=any_depth, not_after=for_ever)
+    chain.send(store, "addCertificate", own)
+    chain.send(store, "addCertificate", certificate(ROOT, ca, ca=True, not_after=for_ever))
+    update(chain, store, ca, 7, next_update=for_ever)
+    assert chain.call(store, "crlOf", pki.issuer_id(*ca.xy)) == (NOW - DAY, 2**32 - 1, 1, True)
+    chain.at(2**32)
+    with chain.refused("CrlExpired"):
+        chain.call(store, "updateCrl", crl(ROOT, next_update=for_ever), *ROOT.xy)
 
 
 # --- generations --------------------------------------------------------------------
@@ -194,7 +238,21 @@ def test_what_was_not_revoked_counts_again_once_submitted(chain: Chain, store: C
         chain.call(store, "updateCrl", crl(CA), *CA.xy)
     chain.send(store, "addCertificate", inputs.PLATFORM.pck_ca.der)
     assert chain.call(store, "keyOf", issuer)[2] is True
-    chain.send(store, "updateCrl", crl(CA), *CA.xy)
+    assert chain.call(store, "crlOf", issuer)[3] is False
+    chain.send(store, "updateCrl", inputs.SIMULATED.pck_crl, *CA.xy)
+    assert chain.call(store, "crlOf", issuer)[3] is True
+
+
+def test_crl_of_an_earlier_generation_is_rolled_back_in_none(chain: Chain, store: Contract) -> None:
+    """Submitted again it may be; nothing older may take its place, whatever has begun since."""
+    update(chain, store, CA, 5, this_update=NOW - 100)
+    update(chain, store, ROOT, 1)
+    chain.send(store, "addCertificate", inputs.PLATFORM.pck_ca.der)
+    for older in (inputs.SIMULATED.pck_crl, crl(CA), crl(CA, this_update=NOW - 100)):
+        with chain.refused("CrlNotNewer"):
+            chain.call(store, "updateCrl", older, *CA.xy)
+    update(chain, store, CA, 5, this_update=NOW - 100, next_update=NOW + DAY)
+    assert chain.call(store, "crlOf", pki.issuer_id(*CA.xy)) == (NOW - 100, NOW + DAY, 1, True)
 
 
 def test_revoked_key_comes_back_under_another_certificate_alone(
@@ -235,6 +293,7 @@ def test_wrong_serial_on_the_wrong_crl_revokes_nobody(chain: Chain, store: Contr
     """Serials are an issuer's own: a leaf's on the root's CRL says nothing of the leaf."""
     update(chain, store, ROOT, 0x777)
     chain.send(store, "addCertificate", inputs.PLATFORM.pck_ca.der)
+    chain.send(store, "updateCrl", inputs.SIMULATED.pck_crl, *CA.xy)
     chain.call(store, "requirePlatform", inputs.fresh(CA, inputs.leaf()))
 
 

@@ -49,9 +49,9 @@ def test_the_whole_pki_is_stored_and_says_until_when(chain: Chain, store: Contra
     assert chain.call(store, "keyOf", bytes(32)) == (0, 0, False)
     assert chain.call(store, "rootId") == root
     assert chain.call(store, "generation") == 0
-    issued, until, revoked = chain.call(store, "crlOf", ca)
-    assert issued < NOW < until and revoked == 0
-    assert chain.call(store, "crlOf", bytes(32)) == (0, 0, 0)
+    issued, until, revoked, current = chain.call(store, "crlOf", ca)
+    assert issued < NOW < until and revoked == 0 and current
+    assert chain.call(store, "crlOf", bytes(32)) == (0, 0, 0, False)
     assert chain.call(store, "requireTcbSigner", *TCB.xy) == until
 
 
@@ -366,11 +366,16 @@ def test_nothing_outlives_the_root(chain: Chain) -> None:
         chain.send(store, "updateCrl", crl(ROOT), *ROOT.xy)
         chain.send(store, "addCertificate", inputs.PLATFORM.tcb_signing.der)
         assert chain.call(store, "requireTcbSigner", *TCB.xy) == end
+        assert chain.call(store, "crlOf", pki.issuer_id(*ROOT.xy))[1] == end
         chain.at(end + 1)
-        with chain.refused("KeyExpired"):
+        with chain.refused("CrlExpired"):
             chain.call(store, "requireTcbSigner", *TCB.xy)
-        with chain.refused("KeyExpired"):
-            chain.call(store, "addCertificate", inputs.PLATFORM.pck_ca.der)
+        for function, document in (
+            ("addCertificate", (inputs.PLATFORM.pck_ca.der,)),
+            ("updateCrl", (crl(ROOT), *ROOT.xy)),
+        ):
+            with chain.refused("KeyExpired"):
+                chain.call(store, function, *document)
 
 
 def test_missing_precompile_is_not_a_yes() -> None:

@@ -19,6 +19,7 @@ OID = "1.2.840.113741.1.13.1"
 SERIAL = PLATFORM.pck.certificate.serial_number
 ISSUER = pki.issuer_id(*CA.xy)
 FRESH = pki.platform_certificate(PLATFORM.pck_ca.der, PLATFORM.pck.der)
+PASSING = pki.platform_certificate(PLATFORM.pck_ca.der, PLATFORM.pck.der, remember=False)
 KNOWN = pki.platform_known(PLATFORM.pck_ca.der, PLATFORM.pck.der)
 
 
@@ -55,6 +56,19 @@ def test_leaf_is_read_and_known_from_then_on(chain: Chain, store: Contract) -> N
     assert chain.call(store, "requirePlatform", KNOWN) == facts
 
 
+def test_leaf_in_passing_is_judged_and_not_remembered(chain: Chain, store: Contract) -> None:
+    assert b"\2" + FRESH[1:] == PASSING
+    facts = chain.call(store, "requirePlatform", FRESH)
+    assert chain.call(store, "requirePlatform", PASSING) == facts
+    chain.send(store, "requirePlatform", PASSING)
+    assert chain.call(store, "platformNotAfter", ISSUER, SERIAL) == 0
+    with chain.refused("PlatformUnknown"):
+        chain.call(store, "requirePlatform", KNOWN)
+    chain.send(store, "updateCrl", crl(CA, [SERIAL]), *CA.xy)
+    with chain.refused("SerialRevoked"):
+        chain.call(store, "requirePlatform", PASSING)
+
+
 def test_known_leaf_differs_in_nothing(chain: Chain, store: Contract) -> None:
     chain.send(store, "addPlatform", FRESH)
     for at in range(53, len(KNOWN)):
@@ -70,7 +84,7 @@ def test_known_leaf_differs_in_nothing(chain: Chain, store: Contract) -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [b"", b"\0", FRESH[:65], KNOWN[:-1], KNOWN + b"\0", b"\2" + KNOWN[1:]]
+    "bad", [b"", b"\0", FRESH[:65], KNOWN[:-1], KNOWN + b"\0", b"\3" + KNOWN[1:], b"\2"]
 )
 def test_neither_form_of_platform(chain: Chain, store: Contract, bad: bytes) -> None:
     chain.send(store, "addPlatform", FRESH)
@@ -79,7 +93,7 @@ def test_neither_form_of_platform(chain: Chain, store: Contract, bad: bytes) -> 
 
 
 def test_only_a_certificate_registers(chain: Chain, store: Contract) -> None:
-    for bad in (b"", KNOWN, b"\0" * 65):
+    for bad in (b"", KNOWN, b"\0" * 65, PASSING):
         with chain.refused("PlatformMalformed"):
             chain.call(store, "addPlatform", bad)
 
@@ -110,11 +124,12 @@ LEAVES: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
+@pytest.mark.parametrize("form", [b"\0", b"\2"])
 @pytest.mark.parametrize("name", LEAVES)
-def test_odd_leaf(chain: Chain, store: Contract, name: str) -> None:
+def test_odd_leaf(chain: Chain, store: Contract, name: str, form: bytes) -> None:
     fields, error = LEAVES[name]
     with chain.refused(error):
-        chain.call(store, "requirePlatform", inputs.fresh(CA, leaf(**fields)))
+        chain.call(store, "requirePlatform", form + inputs.fresh(CA, leaf(**fields))[1:])
 
 
 def entry(arcs: str, value: bytes) -> bytes:
@@ -254,10 +269,12 @@ def test_leaf_of_a_revoked_ca(chain: Chain, store: Contract, platform: bytes) ->
     chain.send(store, "addPlatform", FRESH)
     serial = PLATFORM.pck_ca.certificate.serial_number
     chain.send(store, "updateCrl", crl(ROOT, [serial]), *ROOT.xy)
-    with chain.refused("KeyOutdated"):
+    with chain.refused("KeyOutdated" if platform is FRESH else "CrlOutdated"):
         chain.call(store, "requirePlatform", platform)
     with chain.refused("SerialRevoked"):
         chain.call(store, "addCertificate", PLATFORM.pck_ca.der)
+    with chain.refused("KeyOutdated"):
+        chain.call(store, "updateCrl", crl(CA), *CA.xy)
 
 
 @pytest.mark.parametrize("platform", [FRESH, KNOWN], ids=["fresh", "known"])
@@ -295,6 +312,6 @@ def test_ca_that_ends_before_its_leaf(chain: Chain, store: Contract) -> None:
     known = pki.platform_known(ca_der, long)
     assert chain.call(store, "requirePlatform", known)[6] == end
     chain.at(end + 1)
-    for platform in (known, inputs.fresh(ca, long)):
-        with chain.refused("KeyExpired"):
+    for platform, error in ((known, "CrlExpired"), (inputs.fresh(ca, long), "KeyExpired")):
+        with chain.refused(error):
             chain.call(store, "requirePlatform", platform)

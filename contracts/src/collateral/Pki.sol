@@ -39,9 +39,9 @@ error CrlExpired(bytes32 issuerId, uint256 expiry);
 error CrlOutdated(bytes32 issuerId, uint256 generation, uint256 current);
 /// @notice The CRL is dated later than this block.
 error CrlFromFuture(bytes32 issuerId, uint256 thisUpdate);
-/// @notice So many root CRLs have revoked something new that generations cannot be told apart:
-/// deploy anew.
-error GenerationsExhausted();
+/// @notice So many of this issuer's CRLs have changed what is revoked that their editions cannot be
+/// told apart any more: deploy anew.
+error EditionsExhausted(bytes32 issuerId);
 /// @notice A CRL dated later, or another of the same date, is stored already.
 error CrlNotNewer(bytes32 issuerId, uint256 thisUpdate, uint256 stored);
 
@@ -130,8 +130,10 @@ abstract contract Pki is TcbSigners {
         _requireSigned(id, issuerX, issuerY, crl.tbs, crl.tbsEnd, crl.r, crl.s);
         _requireIssuer(id, key, crl.issuer, crl.authorityKeyId);
         if (crl.thisUpdate > block.timestamp) revert CrlFromFuture(id, crl.thisUpdate);
-        if (crl.nextUpdate < block.timestamp) revert CrlExpired(id, crl.nextUpdate);
-        _keepCrl(id, stored, crl, _earlier(crl.nextUpdate, key.notAfter()), generation_);
+        // Records have 32 bits for a date, as those of TCB infos have: no CRL counts after 2106.
+        uint256 expiry = _earlier(_earlier(crl.nextUpdate, key.notAfter()), type(uint32).max);
+        if (expiry < block.timestamp) revert CrlExpired(id, expiry);
+        _keepCrl(id, stored, crl, expiry, generation_);
     }
 
     /// @notice What is stored of a key: role 0 where nothing is, 1 root, 2 PCK CA, 3 TCB signing;
@@ -188,22 +190,29 @@ abstract contract Pki is TcbSigners {
         return uint64(_earlier(key.notAfter(), crl.expiry()));
     }
 
-    /// @notice The certificate of a PCK CA. Reverts unless it counts now.
-    function _requirePckCa(bytes32 id) internal view returns (KeyRecord key) {
-        return _requireKey(id, PCK_CA, _requireCrl(rootId).generation());
+    /// @notice The certificate of a PCK CA, its CRL, and the earliest end of these two, the root and
+    /// its CRL. Reverts unless all of them count now.
+    function _requirePckCa(bytes32 id)
+        internal
+        view
+        returns (KeyRecord key, CrlRecord crl, uint256 expiry)
+    {
+        CrlRecord root = _requireCrl(rootId);
+        key = _requireKey(id, PCK_CA, root.generation());
+        (crl, expiry) = _requirePckCrl(id, root);
     }
 
-    /// @notice The CRL of a PCK CA, and the earliest end of it, the CA, the root and its CRL.
-    /// Reverts unless all of them count now: a CRL is stored only for a CA that counts, with no
-    /// later end than the CA's, and a new generation outdates both.
+    /// @notice As `_requirePckCa`, where neither name nor key identifier of the CA is asked for.
+    /// @dev The CA's certificate need not be read: that it counts now follows from its CRL.
+    /// `updateCrl` stores a CRL only while the certificate counts as a PCK CA's, with no later end,
+    /// and under the generation of that moment. Generations never go back, so a CRL of the present
+    /// one was stored in it; and `_keep` changes no role and brings no end forward of a key that was
+    /// submitted in the present generation. A root CRL that revokes a CA begins a new generation:
+    /// from then on the CA's CRL is outdated, and can only be submitted after the CA's certificate,
+    /// which is refused. The root keeps its one role and never becomes a PCK CA.
     function _requirePckCrl(bytes32 id) internal view returns (CrlRecord crl, uint256 expiry) {
-        CrlRecord root = _requireCrl(rootId);
         if (id == rootId) revert KeyRoleWrong(id, ROOT, PCK_CA);
-        crl = _requireCrl(id);
-        if (crl.generation() != root.generation()) {
-            revert CrlOutdated(id, crl.generation(), root.generation());
-        }
-        expiry = _earlier(root.expiry(), crl.expiry());
+        return _requirePckCrl(id, _requireCrl(rootId));
     }
 
     function _requireNotRevoked(bytes32 id, CrlRecord crl, uint256 serial) internal view {
@@ -257,11 +266,26 @@ abstract contract Pki is TcbSigners {
         if (block.timestamp > key.notAfter()) revert KeyExpired(id, key.notAfter());
     }
 
+    /// @param root The root's CRL, found to count.
+    function _requirePckCrl(bytes32 id, CrlRecord root)
+        private
+        view
+        returns (CrlRecord crl, uint256 expiry)
+    {
+        crl = _requireCrl(id);
+        if (crl.generation() != root.generation()) {
+            revert CrlOutdated(id, crl.generation(), root.generation());
+        }
+        expiry = _earlier(root.expiry(), crl.expiry());
+    }
+
     function _requireCrl(bytes32 id) private view returns (CrlRecord crl) {
         crl = _crls[id];
         uint256 expiry = crl.expiry();
-        if (expiry == 0) revert CrlMissing(id);
-        if (block.timestamp > expiry) revert CrlExpired(id, expiry);
+        if (block.timestamp > expiry) {
+            if (CrlRecord.unwrap(crl) == 0) revert CrlMissing(id);
+            revert CrlExpired(id, expiry);
+        }
     }
 
     /// @dev A key that counts keeps its role, and its certificate is replaced only by one that ends
@@ -301,13 +325,16 @@ abstract contract Pki is TcbSigners {
                 revert CrlNotNewer(id, crl.thisUpdate, stored.thisUpdate());
             }
         }
+        uint256 edition = stored.edition();
         if (!same) {
+            // No generation of the root begins without an edition: there are never more of them.
             if (id == rootId && _revokesMore(crl.tags, revoked)) generation_ += 1;
-            if (generation_ > type(uint16).max) revert GenerationsExhausted();
+            edition += 1;
+            if (edition > type(uint16).max) revert EditionsExhausted(id);
             // Where the same serials stay revoked, the code that lists them stays too.
             revoked = crl.tags.length == 0 ? address(0) : CodeStore.write(crl.tags);
         }
-        CrlRecord made = CrlRecords.pack(revoked, crl.thisUpdate, expiry, generation_);
+        CrlRecord made = CrlRecords.pack(revoked, crl.thisUpdate, expiry, edition, generation_);
         if (CrlRecord.unwrap(made) == CrlRecord.unwrap(stored)) return;
         _crls[id] = made;
         emit CrlUpdated(id, crl.thisUpdate, expiry, generation_);

@@ -8,13 +8,23 @@ pragma solidity 0.8.37;
 type KeyRecord is uint256;
 
 /// @notice What is stored of an issuer's CRL, in one slot; zero where nothing is.
-/// From the highest bit down: generation (16), expiry (40: nextUpdate, or the end of its issuer's
-/// certificate where that is earlier), thisUpdate (40), address of the code that holds the tags of
-/// revoked serials (160, zero where none is revoked).
+/// From the highest bit down: generation (16), edition (16), expiry (32: nextUpdate, or the end of
+/// its issuer's certificate where that is earlier), thisUpdate (32), address of the code that holds
+/// the tags of revoked serials (160, zero where none is revoked).
+///
+/// The edition counts how often the issuer's list of revoked serials was replaced by another one.
+/// Issuer and edition name one list for ever: it never goes back, and where it stays so does the
+/// list, also where that is empty.
 type CrlRecord is uint256;
+
+/// @notice What is stored of a PCK leaf, in one slot; zero where nothing is.
+/// From the highest bit down: commitment (200 bits, the first of a hash of what the leaf says),
+/// notAfter (40), edition (16) of its issuer's list by which it was last found not revoked.
+type LeafRecord is uint256;
 
 using KeyRecords for KeyRecord global;
 using CrlRecords for CrlRecord global;
+using LeafRecords for LeafRecord global;
 
 /// @title The fields of a `KeyRecord`
 library KeyRecords {
@@ -60,13 +70,16 @@ library KeyRecords {
 
 /// @title The fields of a `CrlRecord`
 library CrlRecords {
-    function pack(address pointer, uint256 issued, uint256 until, uint256 generation_)
-        internal
-        pure
-        returns (CrlRecord)
-    {
-        uint256 dates = uint256(uint40(until)) << 200 | uint256(uint40(issued)) << 160;
-        return CrlRecord.wrap(generation_ << 240 | dates | uint160(pointer));
+    /// @dev Times must be below 2^32; generation and edition below 2^16.
+    function pack(
+        address pointer,
+        uint256 issued,
+        uint256 until,
+        uint256 edition_,
+        uint256 generation_
+    ) internal pure returns (CrlRecord) {
+        uint256 dates = until << 192 | issued << 160;
+        return CrlRecord.wrap(generation_ << 240 | edition_ << 224 | dates | uint160(pointer));
     }
 
     function revoked(CrlRecord crl) internal pure returns (address) {
@@ -74,14 +87,43 @@ library CrlRecords {
     }
 
     function thisUpdate(CrlRecord crl) internal pure returns (uint256) {
-        return (CrlRecord.unwrap(crl) >> 160) & 0xffffffffff;
+        return (CrlRecord.unwrap(crl) >> 160) & 0xffffffff;
     }
 
     function expiry(CrlRecord crl) internal pure returns (uint256) {
-        return (CrlRecord.unwrap(crl) >> 200) & 0xffffffffff;
+        return (CrlRecord.unwrap(crl) >> 192) & 0xffffffff;
+    }
+
+    function edition(CrlRecord crl) internal pure returns (uint256) {
+        return (CrlRecord.unwrap(crl) >> 224) & 0xffff;
     }
 
     function generation(CrlRecord crl) internal pure returns (uint256) {
         return CrlRecord.unwrap(crl) >> 240;
+    }
+}
+
+/// @title The fields of a `LeafRecord`
+library LeafRecords {
+    /// @dev `until` must be below 2^40, as every date of a certificate is; `edition_` below 2^16.
+    function pack(bytes32 hash, uint256 until, uint256 edition_)
+        internal
+        pure
+        returns (LeafRecord)
+    {
+        return LeafRecord.wrap((uint256(hash) >> 56) << 56 | until << 16 | edition_);
+    }
+
+    /// @notice Whether what was hashed is what the leaf says.
+    function says(LeafRecord leaf, bytes32 hash) internal pure returns (bool) {
+        return (LeafRecord.unwrap(leaf) ^ uint256(hash)) >> 56 == 0;
+    }
+
+    function notAfter(LeafRecord leaf) internal pure returns (uint256) {
+        return (LeafRecord.unwrap(leaf) >> 16) & 0xffffffffff;
+    }
+
+    function edition(LeafRecord leaf) internal pure returns (uint256) {
+        return LeafRecord.unwrap(leaf) & 0xffff;
     }
 }

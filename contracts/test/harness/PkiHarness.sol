@@ -19,6 +19,11 @@ contract PkiHarness is PlatformRegistry {
         used -= gasleft();
     }
 
+    /// @notice Until when a PCK CA and its CRL count, as uses of a known leaf ask.
+    function requirePckCrl(bytes32 issuerId) external view returns (uint256 expiry) {
+        (, expiry) = _requirePckCrl(issuerId);
+    }
+
     function requireTcbSigner(uint256 x, uint256 y) external view returns (uint64) {
         return _requireTcbSigner(x, y);
     }
