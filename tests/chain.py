@@ -132,6 +132,8 @@ class Chain:
         if binary is None:
             raise FileNotFoundError("anvil is not installed: make contracts-tools")
         args = [binary, "--port", str(port), "--hardfork", hardfork, "--silent"]
+        if "ADYTON_SOLC_QUICK" in os.environ:  # code that is larger than what is deployed
+            args.append("--disable-code-size-limit")
         if traced:
             args.append("--steps-tracing")
         if timestamp is not None:
@@ -185,14 +187,22 @@ class Chain:
         return contract.result(name, self.rpc("eth_call", tx, "latest"))
 
     def send(
-        self, contract: Contract, name: str, *args: Any, sender: str | None = None
+        self,
+        contract: Contract,
+        name: str,
+        *args: Any,
+        sender: str | None = None,
+        value: int = 0,
     ) -> dict[str, Any]:
-        return self.transact(contract.address, contract.data(name, *args), sender=sender)
+        data = contract.data(name, *args)
+        return self.transact(contract.address, data, sender=sender, value=value)
 
-    def transact(self, to: str, data: str, *, sender: str | None = None) -> dict[str, Any]:
-        """The receipt of a mined transaction; `gas` is what it used, as an int."""
-        tx = {"to": to, "data": data, **({"from": sender} if sender else {})}
-        return self._sent(tx)
+    def transact(
+        self, to: str, data: str, *, sender: str | None = None, value: int = 0
+    ) -> dict[str, Any]:
+        """The receipt of a mined transaction; `gas` is what it used, as an int. `value` in wei."""
+        tx = {"to": to, "data": data, "value": hex(value)}
+        return self._sent({**tx, **({"from": sender} if sender else {})})
 
     def _sent(self, tx: dict[str, Any]) -> dict[str, Any]:
         tx = {"from": self.account, "gas": hex(GAS), **tx}

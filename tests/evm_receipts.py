@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import time
 from dataclasses import replace
 from typing import Any, Final
 
@@ -22,20 +21,6 @@ SALT: Final = b"\x5a" * 32
 MODEL: Final = hashlib.sha256(b"the model").digest()
 REQUEST: Final = b'{"model":"m","messages":[{"role":"user","content":"Is it raining?"}]}'
 RESPONSE: Final = b'{"choices":[{"message":{"content":"Yes."}}]}'
-
-
-class PatientChain(Chain):
-    """A chain that waits for a transaction to be mined: anvil answers before it is."""
-
-    def rpc(self, method: str, *params: Any) -> Any:
-        deadline = time.monotonic() + 10
-        while True:
-            answer = super().rpc(method, *params)
-            if answer is not None or method != "eth_getTransactionReceipt":
-                return answer
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{params[0]} was not mined")
-            time.sleep(0.01)
 
 
 def word(text: str) -> bytes:

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.37;
 
+import {AlreadySeated, NodeRecords} from "../src/NodeRecords.sol";
 import {Receipt} from "../src/lib/Receipts.sol";
 import {Node, START} from "./ReceiptVerifier.t.sol";
 import {Test} from "./Test.sol";
@@ -11,6 +12,7 @@ contract Registries is Node {
     ReceiptHarness private immutable _seated = new ReceiptHarness();
     ReceiptHarness private immutable _plain = new ReceiptHarness();
     uint256 public accepted;
+    uint256 public refused;
     uint256 public seats;
     bool public differed;
 
@@ -53,6 +55,32 @@ contract Registries is Node {
             .call(abi.encodeCall(_plain.verifyReceipt, (receipt, r, vs, _policy(policy))));
         if (one != other || keccak256(a) != keccak256(b)) differed = true;
         if (one) ++accepted;
+        else ++refused;
+    }
+
+    /// @notice Whether every seat of each policy belongs to another node, registered since the
+    /// epoch ended, and such a node is told that it needs no other.
+    function sound() external returns (bool) {
+        for (uint8 i; i < 2; ++i) {
+            address policy = _policy(i);
+            NodeRecords.Seat[] memory all = _seated.seatedNodes(policy);
+            for (uint256 seat; seat < all.length; ++seat) {
+                if (!_soundSeat(policy, all[seat])) return false;
+                for (uint256 other; other < seat; ++other) {
+                    if (all[other].signer == all[seat].signer) return false;
+                }
+            }
+        }
+        return true;
+    }
+
+    function _soundSeat(address policy, NodeRecords.Seat memory seat) private returns (bool) {
+        NodeRecords.Node memory node = _seated.nodeOf(seat.signer, policy);
+        if (seat.expiry != node.expiry) return false;
+        if (node.renewedAt <= _seated.epochEndedAt(policy)) return false;
+        vm.expectPartialRevert(AlreadySeated.selector);
+        _seated.takeSeat(seat.signer, policy, type(uint256).max);
+        return true;
     }
 
     function _policy(uint8 policy) private pure returns (address) {
@@ -69,7 +97,25 @@ contract SeatsInvariants is Test {
         targetContract(address(_registries));
     }
 
+    /// @notice The random calls do what they are for: otherwise nothing below would mean anything.
+    function testTheCallsSeatAndAccept() external {
+        _registries.put(0, 0, 2 days);
+        _registries.takeSeat(0, 0, 0);
+        vm.assertEq(_registries.seats(), 1);
+        _registries.verify(0, 0, 1 hours);
+        vm.assertEq(_registries.accepted(), 1);
+        vm.assertTrue(_registries.sound());
+        _registries.endEpoch(0, 0);
+        _registries.verify(0, 0, 1 hours);
+        vm.assertEq(_registries.refused(), 1);
+        vm.assertFalse(_registries.differed());
+    }
+
     function invariant_SeatsChangeNoAnswer() public view {
         vm.assertFalse(_registries.differed());
+    }
+
+    function invariant_EverySeatIsOfOneNodeOfThisEpoch() public {
+        vm.assertTrue(_registries.sound());
     }
 }

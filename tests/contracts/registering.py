@@ -6,7 +6,6 @@ quote verifier's business and has its own tests.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,18 +35,6 @@ def keyset(**members: Any) -> Keyset:
             **members,
         }
     )
-
-
-class PatientChain(Chain):
-    """Waits for receipts: anvil may give a transaction's hash a moment before it is mined."""
-
-    def rpc(self, method: str, *params: Any) -> Any:
-        deadline = time.monotonic() + 10
-        while True:
-            answer = super().rpc(method, *params)
-            if answer or method != "eth_getTransactionReceipt" or time.monotonic() > deadline:
-                return answer
-            time.sleep(0.005)
 
 
 @dataclass

@@ -19,7 +19,6 @@ from evm_receipts import (
     RESPONSE,
     SALT,
     STRANGER,
-    PatientChain,
     evm_receipt,
     policies,
     registered,
@@ -35,7 +34,7 @@ DEADLINE = NOW + 10 * DAY
 
 @pytest.fixture(scope="module")
 def chain() -> Iterator[Chain]:
-    with PatientChain(timestamp=NOW) as chain:
+    with Chain(timestamp=NOW) as chain:
         yield chain
 
 
@@ -75,13 +74,8 @@ def balance(chain: Chain, address: str) -> int:
 
 
 def ask(chain: Chain, paid: Contract, to: str, asker: str | None = None) -> bytes:
-    tx = {
-        "from": asker or chain.account,
-        "to": paid.address,
-        "value": hex(PRICE),
-        "data": paid.data("ask", REQUEST, MODEL, to, DEADLINE),
-    }
-    receipt = chain.rpc("eth_getTransactionReceipt", chain.rpc("eth_sendTransaction", tx))
+    question = REQUEST, MODEL, to, DEADLINE
+    receipt = chain.send(paid, "ask", *question, sender=asker, value=PRICE)
     return bytes.fromhex(receipt["logs"][0]["topics"][1][2:])
 
 
@@ -208,13 +202,7 @@ class TestReentrant:
     def test_reentrant_asker_is_refunded_once(self, chain: Chain, paid: Contract) -> None:
         greedy = chain.deploy("Reentrant", paid.address)
         call = bytes.fromhex(paid.data("ask", REQUEST, MODEL, provider(chain), DEADLINE)[2:])
-        tx = {
-            "from": chain.account,
-            "to": greedy.address,
-            "value": hex(PRICE),
-            "data": greedy.data("ask", call),
-        }
-        receipt = chain.rpc("eth_getTransactionReceipt", chain.rpc("eth_sendTransaction", tx))
+        receipt = chain.send(greedy, "ask", call, value=PRICE)
         question = bytes.fromhex(receipt["logs"][0]["topics"][1][2:])
         ask(chain, paid, provider(chain))
         chain.send(greedy, "arm", bytes.fromhex(paid.data("refund", question)[2:]))

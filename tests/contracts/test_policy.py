@@ -7,8 +7,8 @@ from typing import Any
 
 import attested
 import pytest
-from chain import Contract
-from registering import ZERO, PatientChain, World, new_world
+from chain import Chain, Contract
+from registering import ZERO, World, new_world
 
 from attestation.evidence import parse_quote
 from attestation.onchain.abi import keccak
@@ -24,7 +24,7 @@ KINDS = ("sgx-v3", "tdx-v4", "tdx-v5", "tdx-v5-td15")
 
 @pytest.fixture(scope="module")
 def deployed() -> Iterator[World]:
-    with PatientChain(timestamp=attested.NOW) as chain:
+    with Chain(timestamp=attested.NOW) as chain:
         yield new_world(chain)
 
 

@@ -14,7 +14,6 @@ from evm_receipts import (
     NOW,
     SIGNER,
     STRANGER,
-    PatientChain,
     evm_receipt,
     policies,
     registered,
@@ -32,7 +31,7 @@ NAME = "node.example/log"
 
 @pytest.fixture(scope="module")
 def chain() -> Iterator[Chain]:
-    with PatientChain(timestamp=NOW) as chain:
+    with Chain(timestamp=NOW) as chain:
         yield chain
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import attested
 import pytest
-from chain import Contract, Refused
+from chain import Chain, Contract, Refused
 from hypothesis import example, given
 from hypothesis import strategies as st
 from registering import (
@@ -25,7 +25,6 @@ from registering import (
     RECEIPT,
     SIGNER,
     ZERO,
-    PatientChain,
     World,
     keyset,
     new_world,
@@ -43,7 +42,7 @@ HISTORY = "0x0000F90827F1C53a10cb7A02335B175320002935"
 
 @pytest.fixture(scope="module")
 def deployed() -> Iterator[World]:
-    with PatientChain(timestamp=attested.NOW) as chain:
+    with Chain(timestamp=attested.NOW) as chain:
         yield new_world(chain)
 
 
