@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from attestation.onchain.abi import checksummed
+from attestation.onchain.access import AccessLists
 from attestation.onchain.account import Account
 from attestation.onchain.faults import (
     ChainError,
@@ -71,7 +72,7 @@ class _Signed:
     raw: bytes
     tx_hash: str
     nonce: int
-    call: Mapping[str, str]
+    call: Mapping[str, Any]
 
 
 class Sender:
@@ -102,6 +103,7 @@ class Sender:
         self._timeout_s, self._poll_s = timeout_s, poll_s
         self._replace = replace
         self._sleep, self._clock = sleep, clock
+        self._lists = AccessLists(rpc)
 
     @property
     def address(self) -> str:
@@ -114,8 +116,7 @@ class Sender:
         FeeTooHigh, NonceTaken, SendUncertain, RpcError.
         """
         with self.account.sole_use():
-            call = self._call(to, data, value)
-            gas = self._gas(call)
+            call, gas = self._priced(self._call(to, data, value))
             if self._replace is None:
                 nonce, fees = self._next_nonce(), self.fees()
             else:
@@ -130,14 +131,16 @@ class Sender:
         call = {"from": self.address, "data": "0x" + data.hex(), "value": hex(value)}
         return call if to is None else {**call, "to": to}
 
-    def _gas(self, call: Mapping[str, str]) -> int:
-        """The gas limit: estimated, with a margin, below what the protocol allows."""
+    def _priced(self, call: Mapping[str, str]) -> tuple[Mapping[str, Any], int]:
+        """The call in its cheapest form, and its gas limit: the estimate and a margin, within
+        what the protocol allows."""
         method = "eth_estimateGas"
         with reverts_named():
             needed = quantity(self.rpc.request(method, dict(call)), method)
+        cheapest, needed = self._lists.cheaper(call, needed)
         if needed > MAX_GAS:
             raise GasTooHigh(f"{needed} gas are needed; a transaction may use {MAX_GAS}")
-        return min(needed + needed // GAS_MARGIN, MAX_GAS)
+        return cheapest, min(needed + needed // GAS_MARGIN, MAX_GAS)
 
     def _next_nonce(self) -> int:
         return self._count("pending")
@@ -197,7 +200,7 @@ class Sender:
             raise FeeTooHigh(f"replacing it takes {fees.max_fee / GWEI:.3f} gwei for each gas")
         return quantity(found.get("nonce"), method), fees
 
-    def _sign(self, call: Mapping[str, str], gas: int, nonce: int, fees: Fees) -> _Signed:
+    def _sign(self, call: Mapping[str, Any], gas: int, nonce: int, fees: Fees) -> _Signed:
         transaction: dict[str, Any] = {
             "type": 2,
             "chainId": self.rpc.chain_id,
@@ -210,6 +213,8 @@ class Sender:
         }
         if "to" in call:
             transaction["to"] = checksummed(call["to"])
+        if "accessList" in call:
+            transaction["accessList"] = call["accessList"]
         raw, tx_hash = self.account.sign(transaction)
         return _Signed(raw, tx_hash, nonce, call)
 

@@ -45,7 +45,9 @@ class FakeChain:
     """Mines what it is sent at once, unless `hold`; `blocks` maps number to hashes mined in it.
 
     `before(method)` runs first and may raise an httpx error or RpcFault, or return a
-    response; `after(method)` likewise, once the request has had its effect.
+    response; `after(method)` likewise, once the request has had its effect. `access` is what
+    the node answers when it is asked for an access list, and `saves` the gas that one saves; a
+    node without `access` does not know the method.
     """
 
     chain_id: int = CHAIN
@@ -58,6 +60,8 @@ class FakeChain:
     asked: list[str] = field(default_factory=list)
     waits: list[float] = field(default_factory=list)
     estimate: int = 100_000
+    access: Any = None
+    saves: int = 0
     base_fee: int = 10**9
     status: int = 1
     reverts: Any = None
@@ -138,10 +142,15 @@ class FakeChain:
             raise RpcFault(3, "execution reverted", self.reverts)
         return "0x"
 
-    def eth_estimateGas(self, _call: dict[str, str]) -> str:
+    def eth_estimateGas(self, call: dict[str, Any]) -> str:
         if self.reverts is not None and self.status:
             raise RpcFault(3, "execution reverted", self.reverts)
-        return hex(self.estimate)
+        return hex(self.estimate - (self.saves if "accessList" in call else 0))
+
+    def eth_createAccessList(self, _call: dict[str, str], _block: str) -> Any:
+        if self.access is None:
+            raise RpcFault(-32601, "the method eth_createAccessList does not exist")
+        return self.access
 
     def eth_getLogs(self, asked: dict[str, Any]) -> list[dict[str, Any]]:
         first, last = int(asked["fromBlock"], 16), int(asked["toBlock"], 16)
@@ -168,6 +177,7 @@ class FakeChain:
         self.seen[tx_hash] = {
             "from": Accounts.recover_transaction(raw),
             **{k: v for k, v in transaction.items() if isinstance(v, int)},
+            "accessList": transaction["accessList"],
         }
         self.pool[tx_hash] = self.seen[tx_hash]
         if not self.hold:
