@@ -2,9 +2,13 @@
 
     python tests/contracts/gas_figures.py [--write]
 
-Whole transactions, all storage cold, hardfork osaka. `leaf_known` is a node that proves itself
-again; `leaf_known_first_time` is a new node on a platform that was seen before. `_call` is what a
-contract pays that has called the registry before in its transaction. The named figures are of
+Whole transactions, all storage cold, hardfork osaka; registrations carry an access list, as our
+client sends them. `cold` is a leaf not seen before, verified and forgotten, `cold_remembered` the
+same and remembered; `leaf_known` is a node that proves itself again, `leaf_known_first_time` a new
+node on a platform that was remembered. Receipts are of a node with a seat (`_unseated`: without).
+`receipt_tx` shows the registry the hash of a receipt, `receipt_fields_tx` all its eight words:
+that is the least its calldata may cost. `_call` is what a contract pays that has called the
+registry before in its transaction. The named figures are of
 Intel-signed data and real quotes (ADYTON_VECTORS); those under `simulator` need nothing but the
 tree. A figure is the same in every run: what a quote would say of a block, whose hash is new
 each time, is held fixed (see `onchain_world`).
@@ -23,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from chain import CONTRACTS, Contract
 from gas_breakdown import Spent, spent
-from onchain_world import KEY, VECTORS, World
+from onchain_world import KEY, SIGNER, VECTORS, World
 
 from attestation.onchain.batch import ReceiptBatch
 from attestation.onchain.quote import Proof
@@ -51,6 +55,7 @@ REAL: Final = {
 SGX_21_LEVELS: Final = "sgx-v3-0b5bc73cb9f4-ev19-20250611"
 SIMULATED: Final = {"tdx_v4": "tdx-v4", "tdx_v5": "tdx-v5-td15", "sgx_v3": "sgx-v3"}
 CERTIFICATES: Final = ("root_certificate", "pck_ca_certificate", "tcb_signing_certificate")
+CALLS: Final = {"receipt_tx": "receipt_digest_call", "receipt_fields_tx": "receipt_call"}
 FOREIGN: Final = bytes(range(1, 33)) + bytes(32)
 
 
@@ -78,8 +83,8 @@ def _receipts(served: int) -> list[EvmReceipt]:
 def _receipt_transactions(world: World) -> Iterator[tuple[str, str, tuple[Any, ...]]]:
     made = _receipts(world.now + 1_800)
     signed = made[0].values, *compact(sign(made[0], KEY)), world.policy.address
-    yield "receipt_tx", "verifyReceipt", signed
-    yield "receipt_digest_tx", "verifyDigest", (made[0].struct_hash, *signed[1:])
+    yield "receipt_tx", "verifyDigest", (made[0].struct_hash, *signed[1:])
+    yield "receipt_fields_tx", "verifyReceipt", signed
     yield "receipt_consume_tx", "consume", (*signed, made[0].context)
     batch, leaves = ReceiptBatch.of(made)
     span = batch.served_from, batch.served_until
@@ -91,15 +96,23 @@ def _receipt_figures(into: Measured, world: World) -> None:
     """Receipts of the registered node, by themselves and inside another contract's call."""
     world.chain.at(world.now + 3_600)
     meter = world.chain.deploy("GasMeter")
+    with world.chain.undone():
+        _receipt_calls(into, world, meter, "_unseated")
+    seat = SIGNER, world.policy.address, 0
+    into.add("take_seat", world, world.chain.send(world.registry, "takeSeat", *seat))
+    _receipt_calls(into, world, meter, "")
+    into.figures["batch_64_per_receipt"] = -(-into.figures["batch_64_tx"] // 64)
+
+
+def _receipt_calls(into: Measured, world: World, meter: Contract, suffix: str) -> None:
     for name, function, arguments in _receipt_transactions(world):
-        into.add(name, world, world.chain.send(world.registry, function, *arguments))
-        if name in ("receipt_tx", "receipt_digest_tx"):
-            call = name.replace("_tx", "_call")
-            into.figures[call] = _called(world, meter, function, arguments, warm=True)
-            into.figures[f"{call}_first_touch"] = _called(
+        into.add(name + suffix, world, world.chain.send(world.registry, function, *arguments))
+        if name in CALLS:
+            call = CALLS[name]
+            into.figures[call + suffix] = _called(world, meter, function, arguments, warm=True)
+            into.figures[f"{call}_first_touch{suffix}"] = _called(
                 world, meter, function, arguments, warm=False
             )
-    into.figures["batch_64_per_receipt"] = -(-into.figures["batch_64_tx"] // 64)
 
 
 def _called(
@@ -111,12 +124,14 @@ def _called(
 
 def _registrations(into: Measured, kind: str, world: World, proof: Proof) -> None:
     with world.chain.undone():
-        into.add(f"register_{kind}_cold", world, world.register(proof))
+        into.add(f"register_{kind}_cold", world, world.register(proof, how="passing", listed=True))
+    with world.chain.undone():
+        into.add(f"register_{kind}_cold_remembered", world, world.register(proof, listed=True))
     with world.chain.undone():
         world.chain.send(world.quotes, "addPlatform", proof.platform)
-        first = world.register(proof, known=True)
-        into.add(f"register_{kind}_leaf_known_first_time", world, first)
-        into.add(f"register_{kind}_leaf_known", world, world.register(proof, known=True))
+        for name in ("leaf_known_first_time", "leaf_known"):
+            sent = world.register(proof, how="known", listed=True)
+            into.add(f"register_{kind}_{name}", world, sent)
 
 
 def _collateral(into: Measured, world: World) -> None:
