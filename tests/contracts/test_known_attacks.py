@@ -227,7 +227,7 @@ def test_measurements_are_checked_unasked(world: World) -> None:
 
 
 def test_a_status_the_policy_does_not_name_is_refused(world: World) -> None:
-    odd = {"tdx_module_standing": Standing("OutOfDate")}
+    odd: dict[str, Any] = {"tdx_module_standing": Standing("OutOfDate")}
     assert stock(world, **odd) == {}
     shown = proof(world, **odd)
     allow(world, shown)
@@ -267,13 +267,17 @@ def test_the_other_signature_revives_no_revoked_ca(world: World) -> None:
 def test_empty_key_identifiers_are_not_alike(world: World) -> None:
     stock(world)
     subject = pki.Holder.new("without identifiers")
-    empty = {"aki": pki.extension(pki.AKI, b"\x30\0"), "ski": pki.extension(pki.SKI, b"\4\0")}
-    for odd, error in (
+    empty: dict[str, Any] = {
+        "aki": pki.extension(pki.AKI, b"\x30\0"),
+        "ski": pki.extension(pki.SKI, b"\4\0"),
+    }
+    cases: tuple[tuple[dict[str, Any], str], ...] = (
         (empty, "AuthorityKeyIdMissing"),
         ({"ski": empty["ski"]}, "SubjectKeyIdMissing"),
         ({"aki": pki.aki(b"")}, "AuthorityKeyIdMissing"),
         ({"aki": pki.aki(bytes(20))}, "AuthorityKeyIdMismatch"),
-    ):
+    )
+    for odd, error in cases:
         with world.chain.refused(error):
             der = pki.certificate(pki.ROOT, subject, ca=True, **odd)
             world.chain.send(world.quotes, "addCertificate", der)
@@ -317,7 +321,7 @@ def test_revoked_after_it_was_registered(world: World) -> None:
 
 
 def test_known_leaf_outlives_its_certificate(world: World) -> None:
-    odd = {"certificates": Window(NOW - DAY, NOW + DAY)}
+    odd: dict[str, Any] = {"certificates": Window(NOW - DAY, NOW + DAY)}
     shown = registered(world, **odd)
     world.chain.at(NOW + DAY)
     world.chain.call(world.quotes, "verifyQuote", shown.quote, shown.known)
@@ -331,7 +335,7 @@ def test_known_leaf_outlives_its_certificate(world: World) -> None:
 
 
 def test_evidence_that_ends_this_second_registers_nobody(world: World) -> None:
-    odd = {"tcb_info_window": Window(NOW - DAY, NOW + DAY)}
+    odd: dict[str, Any] = {"tcb_info_window": Window(NOW - DAY, NOW + DAY)}
     shown = registered(world, **odd)
     world.chain.at(NOW + DAY)
     given = arguments(world, shown, known=True)
@@ -351,9 +355,11 @@ ROLLED_BACK = {
 @pytest.mark.parametrize("window", ROLLED_BACK)
 def test_signed_collateral_is_not_rolled_back(world: World, window: str) -> None:
     name, error = ROLLED_BACK[window]
-    assert stock(world, **{window: LATER}) == {}
-    assert stock(world, **{window: EARLIER}) == {name: error}
-    assert stock(world, **{window: LATER, "tcb_evaluation_number": 16})[name] == (
+    later: dict[str, Any] = {window: LATER}
+    earlier: dict[str, Any] = {window: EARLIER}
+    assert stock(world, **later) == {}
+    assert stock(world, **earlier) == {name: error}
+    assert stock(world, **later, tcb_evaluation_number=16)[name] == (
         "CollateralEvaluationOlderThanStored"
     )
 
