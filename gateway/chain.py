@@ -7,7 +7,6 @@ sends it. Whoever holds its key can spend what is on it, and that is all.
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
 from importlib.util import find_spec
 from typing import Final, Protocol
 
@@ -19,7 +18,7 @@ from attestation.onchain.abi import read_address
 from attestation.onchain.account import Account
 from attestation.onchain.client import REGISTRY, NodeRecord, RegistryClient
 from attestation.onchain.errors import NotProvable
-from attestation.onchain.faults import ChainError, ContractRefused
+from attestation.onchain.faults import ChainError
 from attestation.onchain.quote import prove
 from attestation.onchain.registration import Registration, registration_nonce
 from attestation.onchain.rpc import Block, Rpc
@@ -56,15 +55,28 @@ class Registry(Protocol):
         """The node counts. `evidence` was issued over the keyset and the block's nonce."""
         ...
 
+    def seat(self, signer: str) -> bool | None:
+        """Whether the registered signer has a seat now; None where the operator wants none."""
+        ...
+
 
 class ChainRegistry:
     """The registry that the operator named, over their RPC node."""
 
     def __init__(
-        self, client: RegistryClient, policy: str, *, pushing: Sender | None = None
+        self,
+        client: RegistryClient,
+        policy: str,
+        *,
+        pushing: Sender | None = None,
+        seated: bool = False,
     ) -> None:
-        """`pushing` pays for collateral; without it, others have to keep that current."""
+        """`pushing` pays for collateral; without it, others have to keep that current.
+
+        `seated`: the node takes a seat, so that its receipts cost less to check.
+        """
         self._client, self._policy, self._pushing = client, policy, pushing
+        self._seated = seated
 
     @classmethod
     def open(cls, choice: ChainChoice, tee_type: str, stopping: threading.Event) -> ChainRegistry:
@@ -93,7 +105,8 @@ class ChainRegistry:
             raise StartError(f"--chain, --chain-key: {e}") from None
         event("chain", rpc=rpc.shown, registry=registry, policy=policy, account=sender.address)
         pushing = sender if choice.push_collateral else None
-        return cls(RegistryClient(rpc, registry, sender), policy, pushing=pushing)
+        client = RegistryClient(rpc, registry, sender)
+        return cls(client, policy, pushing=pushing, seated=choice.take_seat)
 
     def latest_block(self) -> Block:
         return self._client.latest_block()
@@ -109,14 +122,14 @@ class ChainRegistry:
         return self._client.node_of(signer, self._policy)
 
     def register(self, keyset: Keyset, evidence: IssuedEvidence, block: Block) -> Mined:
-        """The short form of the platform first: refusals are estimated, so a try is free."""
+        """The platform is remembered: a node renews, and its platform is known from then on."""
         if not isinstance(evidence.collateral, Collateral):
             raise NotProvable("collateral", "the evidence comes without DCAP collateral")
         proof = prove(evidence.quote, evidence.collateral)
         self._push(evidence.collateral)
-        whole = Registration.build(
+        registration = Registration.build(
             quote=proof.quote,
-            platform=proof.platform,
+            platform=self._client.platform_of(proof),
             keyset=keyset,
             chain_id=self._client.rpc.chain_id,
             registry=self._client.registry,
@@ -124,11 +137,18 @@ class ChainRegistry:
             block_hash=block.hash,
             now=block.time,
         )
-        try:
-            short = replace(whole, platform=proof.registered_platform)
-            return self._client.register(short, self._policy)
-        except ContractRefused:
-            return self._client.register(whole, self._policy)
+        return self._client.register(registration, self._policy)
+
+    def seat(self, signer: str) -> bool | None:
+        if not self._seated:
+            return None
+        if self._client.is_seated(signer, self._policy):
+            return True
+        mined = self._client.take_seat(signer, self._policy)
+        if mined is None:
+            return False
+        event("chain_seated", signer=signer, transaction=mined.tx_hash, gas=mined.gas_used)
+        return True
 
     def _push(self, collateral: Collateral) -> None:
         """The verifier has this collateral or later, where we pay for that."""

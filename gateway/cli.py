@@ -173,6 +173,12 @@ def main() -> None:
     envvar="ADYTON_CHAIN_COLLATERAL",
     help="Push the node's own collateral to the registry's verifier, where it is due.",
 )
+@click.option(
+    "--chain-seat",
+    is_flag=True,
+    envvar="ADYTON_CHAIN_SEAT",
+    help="Take one of the policy's seats, so that contracts check the node's receipts for less.",
+)
 @click.option("--source-repo", help="Public repository of this code.")
 @click.option("--source-commit")
 @click.option("--image-digest", help="sha256:<hex> of the image that runs.")
@@ -219,14 +225,21 @@ def _chain(o: dict[str, Any]) -> ChainChoice | None:
     """Where to register, None for nowhere. Raises UsageError for half an answer."""
     names = ("chain_rpc", "registry", "measurement_policy", "chain_key")
     given = [o[name] for name in names]
-    if not any(given) and not o["chain_collateral"]:
+    if not any(given) and not o["chain_collateral"] and not o["chain_seat"]:
         return None
     if not all(given):
         raise click.UsageError(
             "--chain, --registry, --measurement-policy and --chain-key go together"
         )
     rpc, registry, policy, key_file = given
-    return ChainChoice(rpc, registry, policy, key_file, push_collateral=o["chain_collateral"])
+    return ChainChoice(
+        rpc,
+        registry,
+        policy,
+        key_file,
+        push_collateral=o["chain_collateral"],
+        take_seat=o["chain_seat"],
+    )
 
 
 def _settings(o: dict[str, Any]) -> Settings:

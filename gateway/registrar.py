@@ -1,8 +1,9 @@
 """Keeps the node registered on a chain, from a thread of its own.
 
 A registration ends with the first of its collateral or its keyset, so it is renewed when a
-third of its time is left, when the node has new keys, and when its collateral changes. The
-chain may be silent, or refuse: the node serves all the same, and tries again.
+third of its time is left, when the node has new keys, and when its collateral changes. A seat
+is taken where the operator wants one, again when an epoch's end took it away. The chain may be
+silent, or refuse: the node serves all the same, and tries again.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any, Final
 
 from prometheus_client import Counter, Gauge
 
+from attestation.errors import AttestationError
 from attestation.issuers.base import IssuedEvidence
 from attestation.onchain.client import NodeRecord
 from attestation.onchain.faults import ChainError, ContractRefused
@@ -68,10 +70,27 @@ class ChainMetrics:
         """The registry accepts what the node signs now; `mined` is what made it so."""
         self._until.set(record.expiry)
         until: dict[str, Any] = {"signer": signer, "registered_until": record.expiry}
-        self.state = {"state": "registered", **until, "failures": 0}
+        seat = {"seated": self.state["seated"]} if "seated" in self.state else {}
+        self.state = {"state": "registered", **until, **seat, "failures": 0}
         if mined is not None:
             self._attempts.labels("registered").inc()
             event("chain_registered", **until, transaction=mined.tx_hash, gas=mined.gas_used)
+
+    def seated(self, *, has_one: bool) -> None:
+        """Whether the node has a seat: its receipts count either way."""
+        if not has_one and self.state.get("seated") is not False:
+            event("chain_seats_taken", logging.WARNING)
+        self.state = {**self.state, "seated": has_one}
+
+    def unseated(self, error: AttestationError) -> None:
+        """It could not be found out, or taken. The registration stands, and it is tried again."""
+        event(
+            "chain_not_seated",
+            logging.WARNING,
+            error=type(error).__name__,
+            reason=str(error)[:400],
+        )
+        self.state = {**self.state, "seated": False}
 
     def failed(self, error: Exception, retry_s: float) -> None:
         """An attempt came to nothing. The reason is told where it is the contract's or ours."""
@@ -174,7 +193,19 @@ class Registrar:
             if record is None:
                 raise ChainError(f"{mined.tx_hash} was mined, and the node does not count yet")
         self.metrics.stands(signer, record, mined)
+        self._seat(signer)
         return min(_LOOK_S, max(_SOONEST_S, _renewal(record) - block.time))
+
+    def _seat(self, signer: str) -> None:
+        """The node has a seat, if it is to have one. Its registration does not depend on that."""
+        try:
+            has_one = self._registry.seat(signer)
+        except AttestationError as e:
+            if not self._stopping.is_set():
+                self.metrics.unseated(e)
+            return
+        if has_one is not None:
+            self.metrics.seated(has_one=has_one)
 
     def _register(self, keys: NodeKeys, block: Block) -> Mined:
         data = report_data(keys.keyset.digest, self._registry.nonce(block))

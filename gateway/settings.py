@@ -67,7 +67,8 @@ class ChainChoice:
     """Where a node registers itself, and the file with the key that pays for it.
 
     `rpc` may hold a provider's key, so it is not shown. `push_collateral`: the same key pays
-    for bringing the collateral that registering rests on up to date.
+    for bringing the collateral that registering rests on up to date. `take_seat`: and for a
+    seat, with which the node's receipts cost less to check.
     """
 
     rpc: str = field(repr=False)
@@ -75,6 +76,7 @@ class ChainChoice:
     policy: str
     key_file: Path
     push_collateral: bool = False
+    take_seat: bool = False
 
 
 @dataclass(frozen=True, slots=True)

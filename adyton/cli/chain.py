@@ -9,6 +9,7 @@ from adyton.cli.chain_deploy import deploy
 from adyton.cli.chain_nodes import register
 from adyton.cli.chain_policy import allow, disallow
 from adyton.cli.chain_receipt import verify_receipt
+from adyton.cli.chain_seat import seat
 from adyton.cli.chain_status import status
 
 
@@ -16,8 +17,8 @@ from adyton.cli.chain_status import status
 def chain() -> None:
     """Let contracts on an EVM chain check quotes and receipts (needs adyton[onchain]).
 
-    `deploy` puts the contracts there. `collateral` and `register` may be run by anyone, since
-    contracts believe only signatures; `allow` and `disallow` by the policy's owner.
+    `deploy` puts the contracts there. `collateral`, `register` and `seat` may be run by anyone,
+    since contracts believe only signatures; `allow` and `disallow` by the policy's owner.
 
     A contract's refusal exits with 3 where what it was given is malformed, 4 where it is not
     authentic, 5 where it is not what the policy wants, 6 where collateral on the chain is
@@ -25,5 +26,5 @@ def chain() -> None:
     """
 
 
-for command in (deploy, collateral, allow, disallow, register, verify_receipt, status):
+for command in (deploy, collateral, allow, disallow, register, seat, verify_receipt, status):
     chain.add_command(command)

@@ -15,6 +15,7 @@ from adyton.cli.chain_options import (
     connected,
     key_options,
 )
+from adyton.cli.chain_seat import seat_facts, seat_if_free, tell_seat
 from adyton.cli.options import json_option, url_option
 from adyton.cli.output import Steps, print_json, print_simulated
 from adyton.cli.verify import utc
@@ -26,8 +27,12 @@ if TYPE_CHECKING:
     from attestation.onchain.sender import Mined
 
 
-def registration_of(url: str, registry: RegistryClient, block: Block) -> Registration:
+def registration_of(
+    url: str, registry: RegistryClient, block: Block, *, once: bool = False
+) -> Registration:
     """What the node at `url` answers when it is asked to prove its keys to the registry.
+
+    `once` as in `RegistryClient.prepare`.
 
     The node is not verified here: the registry does that, and refuses what it finds false.
     Raises NodeUnreachable, NodeRefused, MalformedResponse, NotProvable.
@@ -40,11 +45,11 @@ def registration_of(url: str, registry: RegistryClient, block: Block) -> Registr
     answer = fetch_report(Endpoint.parse(url), registry.nonce(block))
     if answer.status != 200:
         raise NodeRefused("attestation report", answer.status)
-    return registration_from(parse_object(answer.body, "report"), registry, block)
+    return registration_from(parse_object(answer.body, "report"), registry, block, once=once)
 
 
 def registration_from(
-    report: Mapping[str, Any], registry: RegistryClient, block: Block
+    report: Mapping[str, Any], registry: RegistryClient, block: Block, *, once: bool = False
 ) -> Registration:
     """The registration in a report served for `registry.nonce(block)`."""
     from adyton.errors import MalformedResponse
@@ -61,7 +66,7 @@ def registration_from(
         raise MalformedResponse("report.attestation.evidence.quote", "not hex") from None
     collateral = Collateral.from_json(evidence.get("collateral"))
     keyset = Keyset.from_json(attestation.get("workload_keyset"))
-    return registry.prepare(quote, collateral, keyset, block)
+    return registry.prepare(quote, collateral, keyset, block, once=once)
 
 
 @click.command(name="register")
@@ -74,6 +79,17 @@ def registration_from(
     callback=address,
     help="Register under this policy contract instead of the deployment's.",
 )
+@click.option(
+    "--once",
+    is_flag=True,
+    help="Do not remember the platform: less gas now, more for each renewal.",
+)
+@click.option(
+    "--seat",
+    "wants_seat",
+    is_flag=True,
+    help="Take one of the policy's seats too, so that the node's receipts are checked for less.",
+)
 @json_option
 def register(
     *,
@@ -81,6 +97,8 @@ def register(
     rpc_url: str,
     deployment_file: Path,
     under: str | None,
+    once: bool,
+    wants_seat: bool,
     as_json: bool,
     **key: Any,
 ) -> None:
@@ -96,41 +114,41 @@ def register(
 
         policy = under or deployment.measurement_policy
         registry = RegistryClient(rpc, deployment.node_registry, KeyOptions(**key).sender(rpc))
-        registration = registration_of(url, registry, registry.latest_block())
+        registration = registration_of(url, registry, registry.latest_block(), once=once)
         mined = registry.register(registration, policy)
         record = registry.node_of(registration.signer, policy)
-    if record is None:
-        raise MalformedResponse("nodeOf", "the registry has no record of what it just registered")
-    _told(registration, mined, record, policy, deployment.simulated, as_json=as_json)
-
-
-def _told(
-    registration: Registration,
-    mined: Mined,
-    record: NodeRecord,
-    policy: str,
-    simulated: bool,
-    *,
-    as_json: bool,
-) -> None:
+        if record is None:
+            raise MalformedResponse("nodeOf", "the registry has no record of what it registered")
+        seat = seat_if_free(registry, registration.signer, policy) if wants_seat else None
+    told = _document(registration, mined, record, policy)
     if as_json:
-        print_json(
-            {
-                "verdict": "accept",
-                "reason": None,
-                "signer": registration.signer,
-                "policy": policy,
-                "measurement_id": registration.measurement.hex(),
-                "served_from": record.served_from,
-                "expiry": record.expiry,
-                "gas": mined.gas_used,
-                "transaction": mined.tx_hash,
-                "simulated": simulated,
-            }
-        )
+        seated = {} if seat is None else seat_facts(*seat)
+        print_json(told | seated | {"simulated": deployment.simulated})
         return
-    steps = Steps(quiet=False)
-    steps.ok("registered", f"{registration.signer}\n{mined.gas_used:,} gas")
-    steps.note(f"answers count from {utc(record.served_from)} until {utc(record.expiry)}")
-    if simulated:
+    _narrate(told)
+    if seat is not None:
+        tell_seat(Steps(quiet=False), *seat)
+    if deployment.simulated:
         print_simulated()
+
+
+def _document(
+    registration: Registration, mined: Mined, record: NodeRecord, policy: str
+) -> dict[str, Any]:
+    return {
+        "verdict": "accept",
+        "reason": None,
+        "signer": registration.signer,
+        "policy": policy,
+        "measurement_id": registration.measurement.hex(),
+        "served_from": record.served_from,
+        "expiry": record.expiry,
+        "gas": mined.gas_used,
+        "transaction": mined.tx_hash,
+    }
+
+
+def _narrate(told: Mapping[str, Any]) -> None:
+    steps = Steps(quiet=False)
+    steps.ok("registered", f"{told['signer']}\n{told['gas']:,} gas")
+    steps.note(f"answers count from {utc(told['served_from'])} until {utc(told['expiry'])}")

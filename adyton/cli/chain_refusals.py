@@ -20,8 +20,8 @@ NETWORK: Final = 6
 _COLLATERAL: Final = _names(
     "CollateralNotYetIssued CollateralOutOfTime CollateralOlderThanStored "
     "CollateralEvaluationOlderThanStored CrlExpired CrlFromFuture CrlMissing CrlNotNewer "
-    "CertificateExpired CertificateNotYetValid EvidenceExpired GenerationUnrecordable KeyExpired "
-    "KeyOutdated KeySuperseded KeyUnknown QeIdentityExpired QeIdentityMissing "
+    "CrlOutdated CertificateExpired CertificateNotYetValid EvidenceExpired GenerationUnrecordable "
+    "KeyExpired KeyOutdated KeySuperseded KeyUnknown QeIdentityExpired QeIdentityMissing "
     "QeIdentityOfEarlierGeneration TcbInfoExpired TcbInfoMissing TcbInfoOfEarlierGeneration "
     "PlatformExpired PlatformUnknown TdxModuleUnknown"
 )
@@ -35,14 +35,14 @@ _CHAIN: Final = _names(
 """About the chain and what is deployed on it, not about evidence."""
 
 _POLICY: Final = _names(
-    "AlreadyAllowed AlreadyConsumed CheckpointNotNewer CheckpointOlder ListFull PaymentFailed "
-    "DeadlineAhead DeadlinePassed DelayTooLong EnclaveIsDebug "
-    "EpochEnded KeysetExpired MeasurementNotAllowed NodeExpiredWhenServed NodeUnknown "
-    "NoSuchQuestion NotListed NotYetAllowed OwnableInvalidOwner OwnableUnauthorizedAccount "
-    "QeIsDebug SeptVeNotDisabled ServedBeforeRegistration ServedInFuture ServiceTdBound "
-    "StatusesInvalid TcbEvaluationBelowMinimum TcbEvaluationTooOld TcbStatusNotAllowed "
-    "TdAttributesReserved TdHasServiceExtension TdIsDebug TdIsMigratable TdIsProfiled "
-    "WrongContext WrongModel"
+    "AlreadyAllowed AlreadyConsumed AlreadySeated CheckpointNotNewer CheckpointOlder ListFull "
+    "PaymentFailed DeadlineAhead DeadlinePassed DelayTooLong EnclaveIsDebug EpochEnded "
+    "KeysetExpired MeasurementNotAllowed NodeExpired NodeExpiredWhenServed NodeUnknown "
+    "NoSuchQuestion NoSuchSeat NotListed NotYetAllowed OwnableInvalidOwner "
+    "OwnableUnauthorizedAccount QeIsDebug SeatTaken SeptVeNotDisabled ServedBeforeRegistration "
+    "ServedInFuture ServiceTdBound StatusesInvalid TcbEvaluationBelowMinimum TcbEvaluationTooOld "
+    "TcbStatusNotAllowed TdAttributesReserved TdHasServiceExtension TdIsDebug TdIsMigratable "
+    "TdIsProfiled WrongContext WrongModel"
 )
 """Genuine perhaps, but not what is wanted here, now, or from this account."""
 
@@ -61,6 +61,7 @@ _PUSH: Final = "anyone may bring the collateral up to date: adyton chain collate
 _HINTS: Final = {
     "NodeUnknown": "anyone may register the node: adyton chain register",
     "NodeExpiredWhenServed": "anyone may register the node again: adyton chain register",
+    "NodeExpired": "anyone may register the node again: adyton chain register",
     "EpochEnded": "the policy ended its registrations: adyton chain register with a new quote",
     "MeasurementNotAllowed": "the policy's owner may allow it: adyton chain allow",
     "NotYetAllowed": "it was announced; it counts once the policy's delay has passed",

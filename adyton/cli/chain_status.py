@@ -16,6 +16,7 @@ from adyton.cli.output import Steps, print_json, print_simulated
 from adyton.cli.verify import utc
 
 if TYPE_CHECKING:
+    from attestation.onchain.client import Seat
     from attestation.onchain.deployment import Deployment
     from attestation.onchain.survey import PolicyState, Survey
 
@@ -30,18 +31,21 @@ def status(*, rpc_url: str, deployment_file: Path, as_json: bool) -> int:
     stale or none is there.
     """
     with connected(rpc_url, deployment_file) as (rpc, deployment):
+        from attestation.onchain.client import RegistryClient
         from attestation.onchain.survey import survey
 
         found = survey(rpc, deployment)
+        registry = RegistryClient(rpc, deployment.node_registry)
+        seats = registry.seated_nodes(deployment.measurement_policy)
     if as_json:
-        print_json(_document(found, deployment))
+        print_json(_document(found, seats, deployment))
     else:
-        _narrate(found, deployment)
+        _narrate(found, seats, deployment)
     return 0 if found.healthy else EXIT_NETWORK
 
 
-def _document(found: Survey, deployment: Deployment) -> dict[str, Any]:
-    policy = found.policy
+def _document(found: Survey, seats: list[Seat], deployment: Deployment) -> dict[str, Any]:
+    policy, seated = found.policy, {seat.signer for seat in seats}
     return {
         "healthy": found.healthy,
         "chain_id": deployment.chain_id,
@@ -68,13 +72,15 @@ def _document(found: Survey, deployment: Deployment) -> dict[str, Any]:
                 "served_from": n.served_from,
                 "expiry": n.expiry,
                 "counts": n.counts,
+                "seated": n.signer in seated,
             }
             for n in found.nodes
         ],
+        "seats": [{"signer": s.signer, "expiry": s.expiry} for s in seats],
     }
 
 
-def _narrate(found: Survey, deployment: Deployment) -> None:
+def _narrate(found: Survey, seats: list[Seat], deployment: Deployment) -> None:
     steps = Steps(quiet=False)
     block = found.block
     steps.title(f"Chain {deployment.chain_id}, block {block.number}, {utc(block.time)}")
@@ -90,11 +96,18 @@ def _narrate(found: Survey, deployment: Deployment) -> None:
         steps.note("anyone may bring it up to date: adyton chain collateral", warn=True)
     steps.title(f"Policy {deployment.measurement_policy}")
     _narrate_policy(steps, found.policy, block.time)
-    steps.title("Nodes")
+    _narrate_nodes(steps, found, seats)
+
+
+def _narrate_nodes(steps: Steps, found: Survey, seats: list[Seat]) -> None:
+    from attestation.onchain.client import SEATS
+
+    steps.title(f"Nodes ({len(seats)} of {SEATS} seats taken)")
+    seated = {seat.signer for seat in seats}
     for node in found.nodes:
         span = f"answers count from {utc(node.served_from)} until {utc(node.expiry)}"
         if node.counts:
-            steps.ok(node.signer, span)
+            steps.ok(node.signer, span + ("; seated" if node.signer in seated else ""))
         else:
             steps.note(f"{node.signer}: no longer registered; {span}")
     if not found.nodes:

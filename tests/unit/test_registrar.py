@@ -21,7 +21,7 @@ from attestation.keyset import Keyset
 from attestation.onchain.client import NodeRecord
 from attestation.onchain.errors import NotProvable
 from attestation.onchain.faults import ChainError, ContractRefused, RpcUnreachable, SendUncertain
-from attestation.onchain.quote import prove
+from attestation.onchain.quote import Proof, prove
 from attestation.onchain.registration import Registration
 from attestation.onchain.rpc import Block
 from attestation.onchain.sender import Mined
@@ -48,7 +48,10 @@ def keys(**changes: Any) -> NodeKeys:
 
 @dataclass
 class FakeChain:
-    """A registry whose chain's time the test sets. `failure` is raised by what it names."""
+    """A registry whose chain's time the test sets. `failure` is raised by what it names.
+
+    `seats` is how many are left, None where the operator wants none.
+    """
 
     now: int = T0
     lifetime: int = LIFETIME
@@ -56,6 +59,8 @@ class FakeChain:
     registered: list[str] = field(default_factory=list)
     failure: tuple[str, Exception] | None = None
     looks: int = 0
+    seats: int | None = None
+    seated: list[str] = field(default_factory=list)
 
     def _may(self, what: str) -> None:
         if self.failure is not None and self.failure[0] in (what, "all"):
@@ -83,6 +88,20 @@ class FakeChain:
         self.records[signer] = NodeRecord(self.now, self.now, self.now + self.lifetime)
         self.registered.append(signer)
         return Mined("0x" + "11" * 32, block.number, block.hash, 21000, None)
+
+    def seat(self, signer: str) -> bool | None:
+        if self.seats is None:
+            return None
+        self._may("seat")
+        assert self.standing(signer) is not None, "only a registered node has a seat"
+        if signer not in self.seated and self.seats:
+            self.seats -= 1
+            self.seated.append(signer)
+        return signer in self.seated
+
+    def end_epoch(self) -> None:
+        self.records.clear()
+        self.seated.clear()
 
 
 class Desk:
@@ -298,6 +317,66 @@ def test_stopping_ends_it_also_while_it_waits_for_the_chain() -> None:
     assert desk.metric(FAILED) == 0
 
 
+# --- seats -------------------------------------------------------------------------------
+
+
+def test_a_seat_is_taken_once_after_registering() -> None:
+    desk = Desk(FakeChain(seats=3))
+    desk.registrar.glance()
+    assert desk.chain.seated == [desk.keys.evm_address] and desk.state["seated"] is True
+    desk.pass_time(LIFETIME)
+    assert len(desk.chain.registered) == 2 and desk.chain.seats == 2
+
+
+def test_a_node_that_wants_no_seat_says_nothing_of_one() -> None:
+    desk = Desk()
+    desk.registrar.glance()
+    assert "seated" not in desk.state
+
+
+def test_a_seat_is_taken_again_after_the_epoch_ended() -> None:
+    desk = Desk(FakeChain(seats=3))
+    desk.registrar.glance()
+    desk.chain.end_epoch()
+    desk.pass_time(602)
+    assert len(desk.chain.registered) == 2
+    assert desk.chain.seated == [desk.keys.evm_address] and desk.state["seated"] is True
+
+
+def test_new_keys_take_a_seat_of_their_own() -> None:
+    desk = Desk(FakeChain(seats=3))
+    desk.registrar.glance()
+    desk.keys = keys()
+    desk.pass_time(2)
+    assert desk.chain.seated[-1] == desk.keys.evm_address and desk.chain.seats == 1
+
+
+def test_no_seat_left_is_told_once_and_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("WARNING", logger="adyton")
+    desk = Desk(FakeChain(seats=0))
+    desk.registrar.glance()
+    desk.pass_time(1300)
+    assert desk.state["state"] == "registered" and desk.state["seated"] is False
+    assert [r.getMessage() for r in caplog.records].count("chain_seats_taken") == 1
+    desk.chain.seats = 1
+    desk.pass_time(602)
+    assert desk.state["seated"] is True
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [RpcUnreachable("silence"), ContractRefused("SeatTaken"), SendUncertain("0x1", 1, "")],
+)
+def test_a_seat_that_fails_leaves_the_registration_alone(failure: Exception) -> None:
+    desk = Desk(FakeChain(seats=1, failure=("seat", failure)))
+    desk.registrar.glance()
+    assert desk.state["state"] == "registered" and desk.state["seated"] is False
+    assert (desk.metric(FAILED), desk.metric(REGISTERED)) == (0, 1)
+    desk.chain.failure = None
+    desk.pass_time(602)
+    assert desk.state["seated"] is True and len(desk.chain.registered) == 1
+
+
 # --- what the contracts are sent ---------------------------------------------------------
 
 
@@ -308,10 +387,24 @@ class FakeClient:
     registry: str = ADDRESS
     sent: list[Registration] = field(default_factory=list)
     refusal: ContractRefused | None = None
+    seats: list[str] = field(default_factory=list)
+    room: int = 1
 
     @property
     def rpc(self) -> Any:
         return type("Rpc", (), {"chain_id": 31337})
+
+    def platform_of(self, proof: Proof) -> bytes:
+        return proof.registered_platform if self.sent else proof.platform
+
+    def is_seated(self, signer: str, policy: str) -> bool:
+        return signer in self.seats
+
+    def take_seat(self, signer: str, policy: str) -> Mined | None:
+        if len(self.seats) == self.room:
+            return None
+        self.seats.append(signer)
+        return Mined("0x11", 1, bytes(32), 1, None)
 
     def register(self, registration: Registration, policy: str) -> Mined:
         assert policy == "0x" + "cd" * 20
@@ -346,6 +439,15 @@ def test_a_registration_is_of_this_keyset_registry_and_block(tee: str) -> None:
     bare = IssuedEvidence(tee, evidence.quote, None, simulated=True)
     with pytest.raises(NotProvable, match="collateral"):
         registry.register(node.keyset, bare, block)
+
+
+def test_a_seat_is_taken_only_where_one_is_wanted_and_missing() -> None:
+    client = FakeClient()
+    plain = ChainRegistry(client, ADDRESS)  # type: ignore[arg-type]
+    assert plain.seat("0x1") is None and client.seats == []
+    wanting = ChainRegistry(client, ADDRESS, seated=True)  # type: ignore[arg-type]
+    assert wanting.seat("0x1") is True and wanting.seat("0x1") is True
+    assert client.seats == ["0x1"] and wanting.seat("0x2") is False
 
 
 # --- starting ------------------------------------------------------------------------------
@@ -423,7 +525,8 @@ def test_what_signs_transactions_leaves_the_recursion_limit_alone(key_file: Path
 
 
 @pytest.mark.parametrize(
-    "given", [["--chain", "http://x"], ["--registry", ADDRESS], ["--chain-key", "/k"]]
+    "given",
+    [["--chain", "http://x"], ["--registry", ADDRESS], ["--chain-key", "/k"], ["--chain-seat"]],
 )
 def test_half_a_chain_is_a_usage_error(tmp_path: Path, given: list[str]) -> None:
     words = ["serve", "--tee", "simulator", "--state-dir", str(tmp_path), *given]
@@ -439,11 +542,16 @@ def test_the_environment_names_a_chain_too(monkeypatch: pytest.MonkeyPatch) -> N
         "ADYTON_REGISTRY": ADDRESS,
         "ADYTON_MEASUREMENT_POLICY": "0x" + "cd" * 20,
         "ADYTON_CHAIN_KEY": "/run/secrets/gas",
+        "ADYTON_CHAIN_SEAT": "1",
     }
     done = CliRunner().invoke(cli.main, ["serve", "--tee", "simulator"], env=environment)
     assert done.exit_code == 0, done.output
     assert given["s"].chain == ChainChoice(
-        "https://rpc.example/secret", ADDRESS, "0x" + "cd" * 20, Path("/run/secrets/gas")
+        "https://rpc.example/secret",
+        ADDRESS,
+        "0x" + "cd" * 20,
+        Path("/run/secrets/gas"),
+        take_seat=True,
     )
     assert "secret@" not in repr(given["s"]) and "rpc.example" not in repr(given["s"])
 
