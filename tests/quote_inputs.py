@@ -17,7 +17,7 @@ from attestation.collateral import Collateral
 from attestation.evidence import parse_quote
 from attestation.issuers.simulator import SimulatedPlatform
 from attestation.issuers.simulator.pki import derive_key, sign_raw
-from attestation.onchain.quote import PckLeaf
+from attestation.onchain.pki import PckLeaf
 
 STATUSES: Final = (
     "UpToDate",
@@ -47,7 +47,8 @@ def _module(identity: Mapping[str, Any]) -> bytes:
 def _level(level: Mapping[str, Any]) -> bytes:
     tcb = level["tcb"]
     svns = _svns(tcb["sgxtcbcomponents"]) + _svns(tcb.get("tdxtcbcomponents", []))
-    return svns + tcb["pcesvn"].to_bytes(2, "big") + _status(level)
+    pcesvn: int = tcb["pcesvn"]
+    return svns + pcesvn.to_bytes(2, "big") + _status(level)
 
 
 def packed_tcb_info(info: Mapping[str, Any]) -> bytes:
@@ -60,19 +61,19 @@ def packed_qe_identity(identity: Mapping[str, Any]) -> bytes:
     names = ("mrsigner", "attributes", "attributesMask", "miscselect", "miscselectMask")
     head = b"".join(bytes.fromhex(identity[n]) for n in names)
     levels = [v["tcb"]["isvsvn"].to_bytes(2, "big") + _status(v) for v in identity["tcbLevels"]]
-    number = bytes([len(levels)])
-    return head + identity["isvprodid"].to_bytes(2, "big") + number + b"".join(levels)
+    product: int = identity["isvprodid"]
+    return head + product.to_bytes(2, "big") + bytes([len(levels)]) + b"".join(levels)
 
 
 def platform_fields(leaf: PckLeaf, expiry: int = EXPIRY) -> tuple[Any, ...]:
     """`Platforms.Platform`, as a call takes it."""
     return (
-        int.from_bytes(leaf.key[:32], "big"),
-        int.from_bytes(leaf.key[32:], "big"),
-        leaf.fmspc,
-        leaf.pceid,
-        int.from_bytes(leaf.svns[16:18], "big"),
-        leaf.svns[:16],
+        leaf.certificate.x,
+        leaf.certificate.y,
+        leaf.tcb.fmspc,
+        leaf.tcb.pceid,
+        leaf.tcb.pcesvn,
+        leaf.tcb.cpusvn,
         expiry,
     )
 
@@ -89,7 +90,7 @@ class Given:
         """The documents of `collateral`, whose signatures nobody looks at here."""
         info, identity = json.loads(collateral.tcb_info), json.loads(collateral.qe_identity)
         self.platform(leaf)
-        self.info(tee, packed_tcb_info(info), fmspc or leaf.fmspc)
+        self.info(tee, packed_tcb_info(info), fmspc or leaf.tcb.fmspc)
         self.identity(tee, packed_qe_identity(identity))
 
     def platform(self, leaf: PckLeaf, expiry: int = EXPIRY) -> None:

@@ -19,7 +19,7 @@ _BUILT_IN: Final[tuple[Item, ...]] = (
 
 
 def keccak(data: bytes) -> bytes:
-    """Keccak-256, which is not SHA3-256."""
+    """Keccak-256: with the padding Ethereum kept from before FIPS 202, so not SHA3-256."""
     from Crypto.Hash import keccak as implementation
 
     return implementation.new(digest_bits=256, data=data).digest()

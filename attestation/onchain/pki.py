@@ -96,17 +96,22 @@ class PckTcb:
             last = arcs[0]
         return cls(svns, pcesvn, fmspc, pceid)
 
+    def write(self) -> bytes:
+        """What `platform` repeats of a registered leaf: 26 bytes."""
+        return self.cpusvn + self.pcesvn.to_bytes(2, "big") + self.fmspc + self.pceid
+
 
 @dataclass(frozen=True, slots=True)
-class _Leaf:
-    """A PCK certificate that its CA signed."""
+class PckLeaf:
+    """A PCK certificate and its CA's, both in the form the contracts read."""
 
     ca: PkiCertificate
     certificate: PkiCertificate
     tcb: PckTcb
 
     @classmethod
-    def read(cls, ca: bytes, leaf: bytes) -> Self:
+    def parse(cls, ca: bytes, leaf: bytes) -> Self:
+        """Read two certificates (DER); no signature is checked. Raises NotProvable."""
         issuer = PkiCertificate.parse("pck_ca", ca)
         if not issuer.ca:
             raise NotProvable("pck_ca", "not a CA")
@@ -115,9 +120,40 @@ class _Leaf:
             raise NotProvable("pck", "a CA's certificate")
         if certificate.sgx is None:
             raise NotProvable("pck", "no SGX extension")
+        return cls(issuer, certificate, PckTcb.parse(certificate.sgx))
+
+    @classmethod
+    def read(cls, ca: bytes, leaf: bytes) -> Self:
+        """As `parse`, and the CA signed the leaf. Raises NotProvable."""
+        read = cls.parse(ca, leaf)
+        issuer, certificate = read.ca, read.certificate
         issuer.require_issued("pck", certificate.issuer, certificate.authority_key_id)
         issuer.require_signature("pck", certificate.tbs, certificate.r, certificate.s)
-        return cls(issuer, certificate, PckTcb.parse(certificate.sgx))
+        return read
+
+    @property
+    def issuer_id(self) -> bytes:
+        """What the contracts know its CA by (32 bytes)."""
+        return issuer_id(self.ca.x, self.ca.y)
+
+    @property
+    def serial(self) -> int:
+        return self.certificate.serial
+
+    def fresh(self, remember: bool = True) -> bytes:
+        """`platform` with the whole leaf: see `platform_certificate`."""
+        form = LEAF_CERTIFICATE if remember else LEAF_IN_PASSING
+        return form + _point(self.ca) + self.certificate.der
+
+    @property
+    def known(self) -> bytes:
+        """`platform` for a leaf registered before: see `platform_known`."""
+        serial = self.serial.to_bytes(20, "big")
+        return LEAF_KNOWN + self.issuer_id + serial + _point(self.certificate) + self.tcb.write()
+
+
+def _point(certificate: PkiCertificate) -> bytes:
+    return certificate.x.to_bytes(32, "big") + certificate.y.to_bytes(32, "big")
 
 
 def certificate_arguments(der: bytes, root: bytes) -> tuple[bytes]:
@@ -157,9 +193,7 @@ def platform_certificate(ca: bytes, leaf: bytes, remember: bool = True) -> bytes
     which costs less once and more from the second time on. `ca` is the PCK CA's certificate
     (DER). Raises NotProvable.
     """
-    issuer = _Leaf.read(ca, leaf).ca
-    form = LEAF_CERTIFICATE if remember else LEAF_IN_PASSING
-    return form + issuer.x.to_bytes(32, "big") + issuer.y.to_bytes(32, "big") + leaf
+    return PckLeaf.read(ca, leaf).fresh(remember)
 
 
 def platform_known(ca: bytes, leaf: bytes) -> bytes:
@@ -167,18 +201,4 @@ def platform_known(ca: bytes, leaf: bytes) -> bytes:
 
     `ca` is the PCK CA's certificate (DER). Raises NotProvable.
     """
-    read = _Leaf.read(ca, leaf)
-    certificate, tcb = read.certificate, read.tcb
-    return b"".join(
-        (
-            LEAF_KNOWN,
-            issuer_id(read.ca.x, read.ca.y),
-            certificate.serial.to_bytes(20, "big"),
-            certificate.x.to_bytes(32, "big"),
-            certificate.y.to_bytes(32, "big"),
-            tcb.cpusvn,
-            tcb.pcesvn.to_bytes(2, "big"),
-            tcb.fmspc,
-            tcb.pceid,
-        )
-    )
+    return PckLeaf.read(ca, leaf).known

@@ -10,11 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Self
-
-from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from typing import Any, Final
 
 from attestation.canonical import loads_strict
 from attestation.collateral.model import Collateral
@@ -22,15 +18,12 @@ from attestation.errors import CollateralError, MalformedEvidence, VerificationE
 from attestation.evidence import SgxQuote, TdReport15, TdReport15Ex, TdxQuote, parse_quote
 from attestation.evidence.header import ECDSA_P256, INTEL_QE_VENDOR_ID
 from attestation.evidence.signature import PCK_CHAIN
-from attestation.onchain.abi import keccak
 from attestation.onchain.errors import NotProvable
-from attestation.x509 import Certificate, read_chain
+from attestation.onchain.pki import PckLeaf
+from attestation.x509 import read_chain
 
 QE_AUTH_BYTES: Final = 32
-LEAF_CERTIFICATE: Final = b"\x00"
-LEAF_REGISTERED: Final = b"\x01"
 _QE_IDS: Final = {"sgx": "QE", "tdx": "TD_QE"}
-_MAX_SERIAL: Final = 1 << 160
 _Quote = SgxQuote | TdxQuote
 
 
@@ -67,86 +60,33 @@ def _compact(quote: _Quote) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class PckLeaf:
-    """A PCK certificate and the key of the CA that issued it (x || y).
-
-    `svns` is what the registered form repeats: cpusvn (16), pcesvn (2, big endian), fmspc
-    (6), pceid (2).
-    """
-
-    certificate: bytes
-    serial: int
-    issuer_key: bytes
-    key: bytes
-    svns: bytes
-
-    @classmethod
-    def read(cls, leaf: Certificate, issuer: Certificate) -> Self:
-        """What two certificates state; nothing is verified. Raises NotProvable."""
-        import dcap_qvl
-
-        pem = x509.load_der_x509_certificate(leaf.der).public_bytes(Encoding.PEM)
-        try:
-            extension = dcap_qvl.parse_pck_extension_from_pem(pem)
-        except ValueError as e:
-            raise NotProvable("pck_chain", f"no SGX extension ({e})") from None
-        if not 0 < leaf.serial < _MAX_SERIAL:
-            raise NotProvable("pck_chain", "the serial number has more than 160 bits")
-        svns = (
-            bytes(extension.cpu_svn),
-            extension.pce_svn.to_bytes(2, "big"),
-            bytes(extension.fmspc),
-            bytes(extension.pce_id),
-        )
-        if [len(part) for part in svns] != [16, 2, 6, 2]:
-            raise NotProvable("pck_chain", "the SGX extension's fields have other sizes")
-        return cls(leaf.der, leaf.serial, _point(issuer), _point(leaf), b"".join(svns))
-
-    @property
-    def fmspc(self) -> bytes:
-        return self.svns[18:24]
-
-    @property
-    def pceid(self) -> bytes:
-        return self.svns[24:]
-
-    @property
-    def issuer_id(self) -> bytes:
-        """What contracts call the issuing CA: the Keccak-256 of its key."""
-        return keccak(self.issuer_key)
-
-
-def _point(certificate: Certificate) -> bytes:
-    key = certificate.key
-    if key is None or not isinstance(key.curve, ec.SECP256R1):
-        raise NotProvable("pck_chain", "a certificate's key is not on P-256")
-    return key.public_bytes(Encoding.X962, PublicFormat.UncompressedPoint)[1:]
-
-
-@dataclass(frozen=True, slots=True)
 class Proof:
-    """What `verifyQuote` takes: the compact quote, and the platform in one of two forms."""
+    """What `verifyQuote` takes: the compact quote, and the platform in one of three forms."""
 
     quote: bytes = field(repr=False)
     leaf: PckLeaf
 
     @property
     def platform(self) -> bytes:
-        """The form any contract takes: the CA's key and the leaf certificate (DER)."""
-        return LEAF_CERTIFICATE + self.leaf.issuer_key + self.leaf.certificate
+        """The form any contract takes, and remembers: the CA's key and the leaf certificate."""
+        return self.leaf.fresh()
+
+    @property
+    def passing_platform(self) -> bytes:
+        """The same for one use alone: nothing is remembered, so that it costs a slot less."""
+        return self.leaf.fresh(remember=False)
 
     @property
     def registered_platform(self) -> bytes:
         """The form, cheaper by a signature, for a leaf that the contract has seen before."""
-        leaf = self.leaf
-        serial = leaf.serial.to_bytes(20, "big")
-        return LEAF_REGISTERED + leaf.issuer_id + serial + leaf.key + leaf.svns
+        return self.leaf.known
 
 
 def prove(quote: bytes, collateral: Collateral) -> Proof:
     """The proof that this quote holds under this collateral, which the contract must have.
 
-    No signature is checked and no clock read: have `verify_quote` accept the quote first. Raises
+    Of signatures only the leaf's is checked, and no clock is read: have `verify_quote` accept
+    the quote first. Raises
     MalformedEvidence when `quote` is none, VerificationError where it shows by itself that
     nobody will accept it, NotProvable where `verify_quote` may accept and the contracts do not,
     CollateralError when the collateral cannot be read.
@@ -194,7 +134,7 @@ def _leaf(quote: _Quote, collateral: Collateral) -> PckLeaf:
         raise VerificationError("pck_chain", str(e)) from None
     if chain[0].issuer != issuer.subject:
         raise NotProvable("collateral.pck_crl_issuer_chain", "is not of the PCK leaf's issuer")
-    return PckLeaf.read(chain[0], issuer)
+    return PckLeaf.read(issuer.der, chain[0].der)
 
 
 def _read(name: str, text: str) -> Mapping[str, Any]:
@@ -215,7 +155,7 @@ def _require_identity(identity: Mapping[str, Any], tee: str) -> None:
 def _require_info(info: Mapping[str, Any], tee: str, leaf: PckLeaf) -> None:
     if info.get("id") != tee.upper():
         raise NotProvable("tcb_info.id", f"must be {tee.upper()}, not {info.get('id')!r}")
-    for name, value in (("fmspc", leaf.fmspc), ("pceId", leaf.pceid)):
+    for name, value in (("fmspc", leaf.tcb.fmspc), ("pceId", leaf.tcb.pceid)):
         stated = info.get(name)
         if not isinstance(stated, str) or stated.lower() != value.hex():
             raise NotProvable(f"tcb_info.{name}", f"the PCK leaf has {value.hex()}, not {stated!r}")

@@ -18,6 +18,7 @@ from typing import Any, Final, Self
 from attestation.canonical import jcs
 from attestation.errors import MalformedEvidence, VerificationError
 from attestation.keyset import KeyEntry, Keyset
+from attestation.onchain.abi import keccak as keccak  # noqa: PLC0414 - also a name of this module
 from attestation.onchain.errors import NotProvable
 from attestation.receipts.receipt import (
     MODEL_LOADED,
@@ -47,13 +48,6 @@ _TYPE: Final = "Receipt(" + ",".join(f"bytes32 {n}" for n in _WORDS.values()) + 
 _DIGEST: Final = re.compile(r"sha256:([0-9a-f]{64})")
 _WORD: Final = re.compile(r"0x[0-9a-f]{64}")
 _ADDRESS: Final = re.compile(r"[0-9a-f]{40}")
-
-
-def keccak(data: bytes) -> bytes:
-    """Keccak-256 with the padding Ethereum kept from before FIPS 202."""
-    from Crypto.Hash import keccak as pycryptodome
-
-    return pycryptodome.new(digest_bits=256, data=data).digest()
 
 
 def domain_separator() -> bytes:

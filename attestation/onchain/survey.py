@@ -103,11 +103,11 @@ def _crls(rpc: Rpc, deployment: Deployment, block: Block) -> Iterator[Standing]:
     events = rpc.events(VERIFIER, at, "CrlUpdated", deployment.block, block.number)
     for issuer in dict.fromkeys((root, *(e["issuerId"] for e in events))):
         name = "root CRL" if issuer == root else f"PCK CRL {issuer.hex()[:8]}"
-        _, until, _ = rpc.read(VERIFIER, at, "crlOf", issuer)
+        _, until, _, current = rpc.read(VERIFIER, at, "crlOf", issuer)
         if until == 0:
             yield Standing(name, State.MISSING, None)
         else:
-            yield Standing(name, _state(until, block, current=until >= block.time), until)
+            yield Standing(name, _state(until, block, current=current), until)
 
 
 def _texts(rpc: Rpc, deployment: Deployment, block: Block) -> Iterator[Standing]:
@@ -116,16 +116,12 @@ def _texts(rpc: Rpc, deployment: Deployment, block: Block) -> Iterator[Standing]
     for fmspc, tdx in dict.fromkeys((e["fmspc"], e["tdx"]) for e in infos):
         stored = rpc.read(VERIFIER, at, "tcbInfoOf", fmspc, tdx)
         name = f"{'TDX' if tdx else 'SGX'} TCB info of {fmspc.hex()}"
-        yield Standing(
-            name, _state(stored["expiry"], block, current=stored["current"]), stored["expiry"]
-        )
+        yield _standing(name, stored, block)
     identities = rpc.events(VERIFIER, at, "QeIdentityUpdated", first, last)
     for tdx in dict.fromkeys(e["tdx"] for e in identities):
         stored = rpc.read(VERIFIER, at, "qeIdentityOf", tdx)
         name = "TDQE identity" if tdx else "QE identity"
-        yield Standing(
-            name, _state(stored["expiry"], block, current=stored["current"]), stored["expiry"]
-        )
+        yield _standing(name, stored, block)
 
 
 def _standing(name: str, stored: Mapping[str, Any], block: Block) -> Standing:

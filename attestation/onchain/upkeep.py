@@ -13,10 +13,10 @@ from typing import Any, Final, Protocol
 
 from attestation.collateral.model import Collateral
 from attestation.errors import CollateralError, VerificationError
-from attestation.onchain.abi import keccak
 from attestation.onchain.artifacts import artifact
 from attestation.onchain.deploy import point
 from attestation.onchain.faults import ChainError
+from attestation.onchain.pki import issuer_id
 from attestation.onchain.qe import QeIdentity
 from attestation.onchain.rpc import Rpc
 from attestation.onchain.sender import Mined, Sender
@@ -26,6 +26,8 @@ from attestation.x509 import Certificate, Crl, read_certificate, read_chain, rea
 VERIFIER: Final = "QuoteVerifier"
 _ROOT: Final = 1
 """A role of keys in contracts/src/collateral/Pki.sol."""
+_LAST: Final = (1 << 32) - 1
+"""The last second that a record of a CRL has room for."""
 
 
 class State(StrEnum):
@@ -131,17 +133,16 @@ class CollateralClient:
         if root is not None:
             found.append(read_certificate("root", root))
         for certificate in found:
-            if certificate.is_ca and issuer_id(certificate) == trusted:
+            if certificate.is_ca and _id(certificate) == trusted:
                 return certificate
         raise VerificationError(
             "root", f"the verifier trusts the root of id 0x{trusted.hex()}, which is not here"
         )
 
 
-def issuer_id(certificate: Certificate) -> bytes:
-    """What the contracts know a key by: Keccak-256 of its coordinates."""
-    x, y = point(certificate)
-    return keccak(x.to_bytes(32, "big") + y.to_bytes(32, "big"))
+def _id(certificate: Certificate) -> bytes:
+    """What the contracts know this certificate's key by."""
+    return issuer_id(*point(certificate))
 
 
 def _head(name: str, pem: str) -> Certificate:
@@ -162,7 +163,7 @@ class _CertificatePart:
     certificate: Certificate
 
     def standing(self, store: CollateralClient, now: int) -> Standing:
-        role, until, current = store.read("keyOf", issuer_id(self.certificate))
+        role, until, current = store.read("keyOf", _id(self.certificate))
         if role == 0:
             return Standing(self.name, State.MISSING, None)
         if not current:
@@ -188,13 +189,21 @@ class _CrlPart:
         return read_crl(self.name, self.der)
 
     def standing(self, store: CollateralClient, now: int) -> Standing:
-        issued, until, _ = store.read("crlOf", issuer_id(self.issuer))
+        issued, until, _, current = store.read("crlOf", _id(self.issuer))
         if until == 0:
             return Standing(self.name, State.MISSING, None)
-        if until < now:
-            return Standing(self.name, State.EXPIRED, until)
-        later = self.crl.window.not_before > issued
-        return Standing(self.name, State.OLDER if later else State.CURRENT, until)
+        if not current:
+            return Standing(self.name, _gone(until, now), until)
+        offered = self.crl.window
+        better = offered.not_before > issued or (
+            offered.not_before == issued and self._until(store) > until
+        )
+        return Standing(self.name, State.OLDER if better else State.CURRENT, until)
+
+    def _until(self, store: CollateralClient) -> int:
+        """When it would end if it were submitted now: no later than its issuer's certificate."""
+        _, key_until, _ = store.read("keyOf", _id(self.issuer))
+        return int(min(self.crl.window.not_after, key_until, _LAST))
 
     def calldata(self) -> bytes:
         return _call("updateCrl", self.der, *point(self.issuer))
@@ -229,8 +238,8 @@ class _TextPart:
 
     def _until(self, store: CollateralClient) -> int:
         """When it would end if it were submitted now: with its signer or with the root's CRL."""
-        _, key_until, _ = store.read("keyOf", issuer_id(self.signer))
-        _, crl_until, _ = store.read("crlOf", store.read("rootId"))
+        _, key_until, _ = store.read("keyOf", _id(self.signer))
+        _, crl_until, _, _ = store.read("crlOf", store.read("rootId"))
         return int(min(self.next_update, key_until, crl_until))
 
     def calldata(self) -> bytes:

@@ -26,7 +26,7 @@ from quote_inputs import (
 )
 
 from attestation.errors import AttestationError
-from attestation.evidence import parse_quote
+from attestation.evidence import TdReport10, parse_quote
 from attestation.issuers.simulator import Standing
 from attestation.issuers.simulator.pki import derive_key, public_raw, sign_raw
 from attestation.onchain.quote import compact_quote, prove
@@ -452,7 +452,8 @@ def test_pceid_mismatch(given: Given, kind: str) -> None:
 def test_tcb_info_of_another_family(given: Given, kind: str) -> None:
     """What the store has for other families does not count: its own error, by lookup."""
     leaf = prove(attested.quote("tdx-v4"), attested.collateral("tdx")).leaf
-    given.platform(replace(leaf, svns=attested.flip(leaf.svns, 8 * 18)))
+    other = replace(leaf.tcb, fmspc=attested.flip(leaf.tcb.fmspc, 0))
+    given.platform(replace(leaf, tcb=other))
     with given.chain.refused("NothingGiven"):
         given.verify(compact(kind))
 
@@ -621,5 +622,7 @@ def test_packed_tcb_info_cut_or_prolonged(given: Given, kind: str) -> None:
 
 def test_nothing_is_judged_of_the_body_but_what_is_said(given: Given) -> None:
     quote = attested.quote("tdx-v4", mr_td=b"\xaa" * 48, rt_mr3=b"\xbb" * 48, xfam=b"\xff" * 8)
-    assert parse_quote(quote).body.xfam == b"\xff" * 8
+    body = parse_quote(quote).body
+    assert isinstance(body, TdReport10)
+    assert body.xfam == b"\xff" * 8
     assert given.verify(compact_quote(quote))[1] == 1

@@ -22,7 +22,8 @@ from attestation.collateral import Collateral
 from attestation.errors import AttestationError
 from attestation.evidence import parse_quote
 from attestation.onchain.errors import NotProvable
-from attestation.onchain.quote import PckLeaf, Proof, compact_quote, prove
+from attestation.onchain.pki import PckLeaf
+from attestation.onchain.quote import Proof, compact_quote, prove
 from attestation.policy import evaluate, load_policy
 from attestation.verify import DcapReport, verify_quote
 from attestation.x509 import read_chain
@@ -63,7 +64,8 @@ def cases(ids: tuple[str, ...] = ()) -> list[Any]:
 
 
 def read(vector: dict[str, Any], member: str) -> bytes:
-    return (VECTORS / vector[member]).read_bytes()
+    path: Path = VECTORS / vector[member]
+    return path.read_bytes()
 
 
 def root(vector: dict[str, Any]) -> bytes:
@@ -130,7 +132,7 @@ def past_the_encoder(vector: dict[str, Any]) -> Proof:
     if chain is None:
         raise NotProvable("quote.certification_data_type", "no PCK chain")
     leaf, issuer = read_chain("pck_chain", chain)[:2]
-    return Proof(compact_quote(raw), PckLeaf.read(leaf, issuer))
+    return Proof(compact_quote(raw), PckLeaf.parse(issuer.der, leaf.der))
 
 
 @pytest.mark.parametrize("vector", cases())

@@ -19,7 +19,8 @@ from attestation.errors import AttestationError
 from attestation.evidence import parse_quote
 from attestation.issuers.simulator import Standing, Window
 from attestation.onchain.errors import NotProvable
-from attestation.onchain.quote import PckLeaf, Proof, compact_quote, prove
+from attestation.onchain.pki import PckLeaf
+from attestation.onchain.quote import Proof, compact_quote, prove
 from attestation.verify import verify_quote
 from attestation.x509 import read_chain
 
@@ -70,7 +71,7 @@ def past_the_encoder(raw: bytes) -> Proof:
     pem = parse_quote(raw).signature.pck_chain
     assert pem is not None
     leaf, issuer = read_chain("pck_chain", pem)[:2]
-    return Proof(compact_quote(raw), PckLeaf.read(leaf, issuer))
+    return Proof(compact_quote(raw), PckLeaf.parse(issuer.der, leaf.der))
 
 
 def on_chain(chain: Chain, kind: str, odd: dict[str, Any]) -> tuple[int, int, int]:

@@ -16,7 +16,8 @@ from attestation.evidence import SgxQuote, TdxQuote, parse_quote
 from attestation.evidence.signature import CertificationData
 from attestation.issuers.simulator.pki import public_raw
 from attestation.onchain.errors import NotProvable
-from attestation.onchain.quote import PckLeaf, compact_quote, prove
+from attestation.onchain.pki import PckLeaf
+from attestation.onchain.quote import compact_quote, prove
 from attestation.x509 import read_chain
 
 KINDS = attested.KINDS[:4]
@@ -105,11 +106,12 @@ def test_chain_of_the_collateral_does_where_the_quote_has_none() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_both_forms_of_the_platform(kind: str) -> None:
+def test_every_form_of_the_platform(kind: str) -> None:
     platform = attested.platform()
     proof = prove(attested.quote(kind), attested.collateral(attested.tee_of(kind)))
     ca, pck = public_raw(platform.pck_ca.key), public_raw(platform.pck.key)
     assert proof.platform == b"\0" + ca + platform.pck.der
+    assert proof.passing_platform == b"\2" + ca + platform.pck.der
     registered = proof.registered_platform
     assert len(registered) == 143
     assert registered[:1] == b"\1"
@@ -197,12 +199,12 @@ def test_bound_service_td() -> None:
         prove(raw, attested.collateral("tdx"))
 
 
-def test_leaf_without_sgx_extension() -> None:
+def test_leaf_that_is_a_ca() -> None:
     platform = attested.platform()
     pem = (platform.pck_ca.pem + platform.root.pem).encode()
     leaf, issuer = read_chain("chain", pem)
-    with pytest.raises(NotProvable, match="pck_chain"):
-        PckLeaf.read(leaf, issuer)
+    with pytest.raises(NotProvable, match="a CA's certificate"):
+        PckLeaf.read(issuer.der, leaf.der)
 
 
 def test_chain_that_is_none() -> None:
