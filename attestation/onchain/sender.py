@@ -80,7 +80,8 @@ class Sender:
 
     `max_fee` (wei for each gas) is never exceeded; a transaction counts as mined under
     `confirmations` blocks, its own included. The first transaction takes the place of the
-    pending one that `replace` names, if any.
+    pending one that `replace` names, if any; each takes the place of one that this sender gave
+    up waiting for and that is still pending, so that one of the two is paid for at most.
     """
 
     def __init__(
@@ -102,6 +103,7 @@ class Sender:
         self._max_fee, self._confirmations = max_fee, confirmations
         self._timeout_s, self._poll_s = timeout_s, poll_s
         self._replace = replace
+        self._hanging: str | None = None
         self._sleep, self._clock = sleep, clock
         self._lists = AccessLists(rpc)
 
@@ -117,13 +119,11 @@ class Sender:
         """
         with self.account.sole_use():
             call, gas = self._priced(self._call(to, data, value))
-            if self._replace is None:
-                nonce, fees = self._next_nonce(), self.fees()
-            else:
-                nonce, fees = self._outbid(self._replace)
-                self._replace = None
-            signed = self._sign(call, gas, nonce, fees)
-            return self._settled(signed)
+            signed = self._sign(call, gas, *self._place())
+            self._hanging = signed.tx_hash
+            mined = self._settled(signed)
+            self._hanging = None
+            return mined
 
     # --- before signing ---------------------------------------------------------------------
 
@@ -141,6 +141,23 @@ class Sender:
         if needed > MAX_GAS:
             raise GasTooHigh(f"{needed} gas are needed; a transaction may use {MAX_GAS}")
         return cheapest, min(needed + needed // GAS_MARGIN, MAX_GAS)
+
+    def _place(self) -> tuple[int, Fees]:
+        """Nonce and fees of the next transaction.
+
+        One that was left hanging gives up its nonce: what is tried again and again while fees
+        are high would else be mined, and paid for, as often as it was tried.
+        """
+        if self._replace is not None:
+            place = self._outbid(self._replace)
+            self._replace = None
+            return place
+        if self._hanging is not None:
+            try:
+                return self._outbid(self._hanging)
+            except NonceTaken:
+                self._hanging = None  # mined by now, or known no more
+        return self._next_nonce(), self.fees()
 
     def _next_nonce(self) -> int:
         return self._count("pending")
