@@ -142,11 +142,21 @@ class ChainAct:
             mined = self.send("MeasurementPolicy", self.policy, "allow", identity)
             self.paid("allow a measurement", mined, detail)
         with self.needed("the node is registered: its quote holds on the chain") as detail:
-            self.paid("register the node (its platform unknown)", self.register_node(), detail)
+            mined = self.register_node()
+            self.paid("register the node, and remember its platform", mined, detail)
             self.require_counting(signer)
             detail.append(signer)
         with self.demo.check("and again, for less, as its platform is known") as detail:
-            self.paid("register the node (its platform known)", self.register_node(), detail)
+            mined = self.register_node()
+            self.paid("renew its registration, its platform known", mined, detail)
+        with self.demo.check("it takes a seat, so that its receipts cost less") as detail:
+            self.take_seat(signer, detail)
+
+    def take_seat(self, signer: str, detail: list[str]) -> None:
+        mined = self.registry.take_seat(signer, self.policy)
+        if mined is None or not self.registry.is_seated(signer, self.policy):
+            raise Accepted(f"{signer} has no seat")
+        self.paid("take a seat", mined, detail)
 
     def require_counting(self, signer: str) -> None:
         self.chain.mine()

@@ -80,15 +80,17 @@ class Place:
         self.owner.send(self.deployed.measurement_policy, call)
 
 
-def choice(rpc: str, deployed: Deployment, folder: Path, *, push: bool) -> ChainChoice:
+def choice(rpc: str, deployed: Deployment, folder: Path, *, push: bool, seat: bool) -> ChainChoice:
     key = folder / "gas.key"
     key.write_text(GAS)
     key.chmod(0o600)
-    return ChainChoice(rpc, deployed.node_registry, deployed.measurement_policy, key, push)
+    return ChainChoice(rpc, deployed.node_registry, deployed.measurement_policy, key, push, seat)
 
 
-def registrar_of(fake: FakeNode, place: Place, folder: Path, *, push: bool = False) -> Registrar:
-    chosen = choice(place.owner.rpc._url, place.deployed, folder, push=push)
+def registrar_of(
+    fake: FakeNode, place: Place, folder: Path, *, push: bool = False, seat: bool = False
+) -> Registrar:
+    chosen = choice(place.owner.rpc._url, place.deployed, folder, push=push, seat=seat)
     fake.node.settings = replace(fake.node.settings, chain=chosen)
     fake.node.registrar = registrar = fake.node.make_registrar()
     assert registrar is not None
@@ -192,3 +194,30 @@ async def test_a_node_brings_its_collateral_where_it_is_asked_to(
         assert fake.node.on_chain["state"] == "registered"
         now = int(chain.rpc("eth_getTransactionCount", account, "latest"), 16)
         assert now == sent + 1, "what is current is not paid for again"
+
+
+async def test_a_node_takes_a_seat_and_again_after_its_policys_epoch_ended(
+    chain: Chain, tmp_path: Path
+) -> None:
+    async with fake_node(tmp_path / "state") as fake:
+        place = Place(chain, fake)
+        policy = place.deployed.measurement_policy
+        registrar = registrar_of(fake, place, tmp_path, seat=True)
+        registrar.glance()
+        assert fake.node.on_chain is not None and fake.node.on_chain["seated"] is True
+        signer = fake.node.ring.current.keys.evm_address
+        assert [s.signer.lower() for s in place.registry.seated_nodes(policy)] == [signer]
+        receipt = await receipt_of(chain, fake, await fake.client.post(PATH, json=chat()))
+        place.registry.verify_receipt(*receipt, policy)
+
+        end = artifact("MeasurementPolicy").interface.call("endEpoch")
+        place.owner.send(policy, end)
+        with pytest.raises(ContractRefused, match="EpochEnded"):
+            place.registry.verify_receipt(*receipt, policy)
+        assert place.registry.seated_nodes(policy) == []
+        chain.rpc("anvil_mine", "0x3", "0x2")
+        registrar._due = 0.0
+        registrar.glance()
+        assert fake.node.on_chain["state"] == "registered", fake.node.on_chain
+        assert fake.node.on_chain["seated"] is True
+        assert place.registry.is_seated(signer, policy)

@@ -152,11 +152,24 @@ def test_from_nothing_to_an_accepted_receipt_and_back(
     code, told = run("allow", "--quote", str(quote), *local.paying)
     assert (code, told["contract_error"]) == (5, "AlreadyAllowed")
     local.rpc.request("evm_mine")
+    mark = local.rpc.request("evm_snapshot")
+    code, once = run(*registering, "--once")
+    assert code == 0 and local.rpc.request("evm_revert", mark)
+    local.rpc.request("evm_mine")
     code, first = run(*registering)
-    assert code == 0 and first["simulated"] and "0x" + first["measurement_id"] == needed
+    assert code == 0 and once["gas"] < first["gas"]
+    assert first["simulated"] and "0x" + first["measurement_id"] == needed
     local.rpc.request("evm_mine")
     code, again = run(*registering)
     assert code == 0 and again["gas"] < first["gas"] and again["expiry"] >= first["expiry"]
+    assert "seated" not in again
+    local.rpc.request("evm_mine")
+    code, seated = run(*registering, "--seat")
+    assert code == 0 and seated["seated"] is True and seated["seat_gas"] > 0
+    code, told = run("seat", first["signer"], *local.paying)
+    assert code == 0 and told["seated"] is True and told["seat_gas"] is None
+    code, told = run("seat", "0x" + "11" * 20, *local.paying)
+    assert (code, told["contract_error"]) == (5, "NodeUnknown")
 
     with node.client() as client:
         answer = client.post(
@@ -192,7 +205,10 @@ def test_from_nothing_to_an_accepted_receipt_and_back(
     code, told = run("status", *local.where)
     assert code == 0 and told["healthy"] and told["simulated"]
     assert {part["refreshed_by"] for part in told["collateral"]} == {"anyone"}
-    assert [n["counts"] for n in told["nodes"]] == [True]
+    assert [(n["counts"], n["seated"]) for n in told["nodes"]] == [(True, True)]
+    assert [(s["signer"], s["expiry"]) for s in told["seats"]] == [
+        (n["signer"], n["expiry"]) for n in told["nodes"]
+    ]
     assert list(told["policy"]["allowed"]) == [needed[2:]]
 
     assert run("disallow", needed, *local.paying)[0] == 0
@@ -200,6 +216,7 @@ def test_from_nothing_to_an_accepted_receipt_and_back(
     assert (code, told["contract_error"]) == (5, "EpochEnded")
     code, told = run("status", *local.where)
     assert [n["counts"] for n in told["nodes"]] == [False] and not told["policy"]["allowed"]
+    assert told["seats"] == []
 
 
 # --- collateral -------------------------------------------------------------------------------
