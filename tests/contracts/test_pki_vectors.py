@@ -22,7 +22,7 @@ from attestation.x509 import read_crl
 REAL = inputs.real()
 FLIPS = 150
 CERTIFICATE_GAS, CRL_GAS = 120_000, 350_000
-COLD_LEAF_GAS, KNOWN_LEAF_GAS = 57_500, 15_000
+COLD_LEAF_GAS, PASSING_LEAF_GAS, KNOWN_LEAF_GAS = 57_000, 34_500, 8_000
 """Inside `verifyQuote`, beyond calldata: with the P-256 call, every lookup and the new slot."""
 
 
@@ -51,7 +51,10 @@ def test_real_platform_is_accepted_within_its_gas(chain: Chain, real: Real) -> N
         x, y = Real.xy(real.tcb)
         assert chain.call(store, "requireTcbSigner", x, y) > real.now
         assert chain.call(store, "metered", real.fresh) <= COLD_LEAF_GAS
+        passing = pki.platform_certificate(real.ca.der, real.leaf.der, remember=False)
+        assert chain.call(store, "metered", passing) <= PASSING_LEAF_GAS
         facts = chain.call(store, "requirePlatform", real.fresh)
+        assert chain.call(store, "requirePlatform", passing) == facts
         assert facts[:2] == Real.xy(real.leaf)
         chain.send(store, "addPlatform", real.fresh)
         known = pki.platform_known(real.ca.der, real.leaf.der)

@@ -150,8 +150,9 @@ abstract contract Pki is TcbSigners {
     }
 
     /// @notice What is stored of an issuer's CRL; all zero where nothing is. It counts until
-    /// `expiry`, its nextUpdate or the end of its issuer's certificate; `revoked` is how many
-    /// serials it lists; `current` whether it counts now.
+    /// `expiry`, its nextUpdate or the end of the issuer's certificate it was submitted under: once
+    /// that is renewed, the CRL may be submitted again. `revoked` is how many serials it lists;
+    /// `current` whether it counts now.
     function crlOf(bytes32 issuerId)
         external
         view
