@@ -98,6 +98,11 @@ library CrlRecords {
         return (CrlRecord.unwrap(crl) >> 224) & 0xffff;
     }
 
+    /// @notice Whether both were submitted in the same generation.
+    function isOfGeneration(CrlRecord crl, CrlRecord other) internal pure returns (bool) {
+        return (CrlRecord.unwrap(crl) ^ CrlRecord.unwrap(other)) >> 240 == 0;
+    }
+
     function generation(CrlRecord crl) internal pure returns (uint256) {
         return CrlRecord.unwrap(crl) >> 240;
     }
