@@ -13,11 +13,13 @@ from chain import Chain
 class Spent:
     """Gas by purpose. `other` is execution: reading, copying, comparing.
 
+    `listed` is what naming storage in advance costs, which `storage` is then the cheaper for.
     `floor` is what the calldata alone demands (EIP-7623); a total never lies below it.
     """
 
     total: int
     calldata: int
+    listed: int
     p256: int
     hashes: int
     ecrecover: int
@@ -29,7 +31,7 @@ class Spent:
 
 
 def spent(chain: Chain, receipt: dict[str, Any]) -> Spent:
-    """Prices: EIP-2028 and 7623 (calldata), 2929 (storage), 7951 (P-256), yellow paper."""
+    """Prices: EIP-2028 and 7623 (calldata), 2929 and 2930 (storage), 7951 (P-256), yellow paper."""
     tx = chain.rpc("eth_getTransactionByHash", receipt["transactionHash"])
     data = bytes.fromhex(tx["input"][2:])
     tokens = data.count(0) + 4 * (len(data) - data.count(0))
@@ -38,10 +40,11 @@ def spent(chain: Chain, receipt: dict[str, Any]) -> Spent:
     costs = dict.fromkeys(("p256", "hashes", "ecrecover", "storage", "code", "logs"), 0)
     for purpose, cost in _charges(trace["structLogs"]):
         costs[purpose] += cost
-    rest = receipt["gas"] - 21_000 - 4 * tokens - sum(costs.values())
-    return Spent(
-        receipt["gas"], 4 * tokens, **costs, other=max(rest, 0), floor=21_000 + 10 * tokens
-    )
+    accesses = tx.get("accessList") or []
+    listed = sum(2_400 + 1_900 * len(entry["storageKeys"]) for entry in accesses)
+    rest = receipt["gas"] - 21_000 - 4 * tokens - listed - sum(costs.values())
+    floor = 21_000 + 10 * tokens
+    return Spent(receipt["gas"], 4 * tokens, listed, **costs, other=max(rest, 0), floor=floor)
 
 
 def _charges(steps: list[dict[str, Any]]) -> Iterator[tuple[str, int]]:
