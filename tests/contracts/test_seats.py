@@ -216,6 +216,7 @@ def test_no_seat_for_nobody_nor_beyond_the_next(
     "served_at, error",
     [
         (NOW - 1, "ServedBeforeRegistration"),
+        (NOW + 10 * DAY, "ServedInFuture"),
         (NOW + 400 * DAY, "ServedInFuture"),
     ],
 )
