@@ -20,8 +20,9 @@ NETWORK: Final = 6
 _COLLATERAL: Final = _names(
     "CollateralNotYetIssued CollateralOutOfTime CollateralOlderThanStored "
     "CollateralEvaluationOlderThanStored CrlExpired CrlFromFuture CrlMissing CrlNotNewer "
-    "CrlOutdated CertificateExpired CertificateNotYetValid EvidenceExpired GenerationUnrecordable "
-    "KeyExpired KeyOutdated KeySuperseded KeyUnknown QeIdentityExpired QeIdentityMissing "
+    "CrlOutdated CertificateExpired CertificateNotYetValid EvidenceExpired "
+    "EditionsExhausted GenerationUnrecordable KeyExpired KeyOutdated KeySuperseded KeyUnknown "
+    "QeIdentityExpired QeIdentityMissing "
     "QeIdentityOfEarlierGeneration TcbInfoExpired TcbInfoMissing TcbInfoOfEarlierGeneration "
     "PlatformExpired PlatformUnknown TdxModuleUnknown"
 )
@@ -29,7 +30,7 @@ _COLLATERAL: Final = _names(
 
 _CHAIN: Final = _names(
     "BlockHashUnknown BlockHistoryMissing BlockInFuture BlockTooOld CodeNotFound CodeNotWritten "
-    "P256VerifierMissing QuoteVerifierMissing RegistryMissing PolicyMissing "
+    "P256VerifierMissing QuoteVerifierMissing RegistryMismatch RegistryMissing PolicyMissing "
     "PolicyAnswerInvalid QuoteVerifierAnswerInvalid Sha256Failed Sha256Missing Panic"
 )
 """About the chain and what is deployed on it, not about evidence."""

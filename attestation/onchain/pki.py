@@ -23,7 +23,7 @@ _MAX_REVOKED: Final = 24_575 // 8
 """A contract's code holds 8 bytes for each revoked serial, and has 24,576 at most."""
 LEAF_CERTIFICATE: Final = b"\x00"
 LEAF_KNOWN: Final = b"\x01"
-LEAF_IN_PASSING: Final = b"\x02"
+LEAF_IN_PASSING: Final = b"\x06"
 
 
 def issuer_id(x: int, y: int) -> bytes:
@@ -189,7 +189,7 @@ def crl_arguments(der: bytes, issuer: bytes) -> tuple[bytes, int, int]:
 def platform_certificate(ca: bytes, leaf: bytes, remember: bool = True) -> bytes:
     """`platform` for a PCK leaf a contract has not seen: 0x00, the CA's key, the leaf (DER).
 
-    With `remember` false it starts with 0x02: the leaf is judged the same and not remembered,
+    With `remember` false it starts with 0x06: the leaf is judged the same and not remembered,
     which costs less once and more from the second time on. `ca` is the PCK CA's certificate
     (DER). Raises NotProvable.
     """

@@ -10,6 +10,11 @@ import {QuoteLayout} from "./lib/QuoteLayout.sol";
 /// @notice No contract stands at the registry's address.
 error RegistryMissing(address registry);
 
+/// @notice Another registry asks than the one whose registrations this policy ends: there, what it
+/// no longer allows would go on counting. Register with `registry`, or under a policy made for the
+/// one that asks.
+error RegistryMismatch(address asks, address registry);
+
 /// @notice The policy does not allow the code measured. Ask its owner to `allow` this id, or run
 /// what it allows.
 error MeasurementNotAllowed(bytes32 id);
@@ -69,6 +74,9 @@ contract MeasurementPolicy is AllowList, IMeasurementPolicy {
         view
         returns (bytes4 answer)
     {
+        if (msg.sender != address(registry)) {
+            revert RegistryMismatch(msg.sender, address(registry));
+        }
         bytes32 id = measurementId(body);
         (uint256 from, uint16 statuses, uint16 minimum) = _entry(id);
         if (from == 0) revert MeasurementNotAllowed(id);

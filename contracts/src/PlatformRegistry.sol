@@ -7,7 +7,7 @@ import {Platforms} from "./collateral/Sources.sol";
 import {Certificate, Certificates} from "./lib/Certificates.sol";
 import {SgxExtension} from "./lib/SgxExtension.sol";
 
-/// @notice `platform` starts with neither 0 nor 2 (a leaf certificate) nor, where that is allowed,
+/// @notice `platform` starts with neither 0 nor 6 (a leaf certificate) nor, where that is allowed,
 /// 1 (a leaf already registered), or is shorter or longer than that form.
 error PlatformMalformed(uint256 length);
 /// @notice This leaf was never registered: send its certificate.
@@ -54,7 +54,7 @@ abstract contract PlatformRegistry is Pki, Platforms {
         uint256 form = _word(platform, 0) >> 248;
         if (size == KNOWN_FORM && form == 1) _knownLeaf(platform, p);
         else if (size != 0 && form == 0) _remember(platform, p);
-        else if (size != 0 && form == 2) _verifyLeaf(platform, p);
+        else if (size != 0 && form == 6) _verifyLeaf(platform, p);
         else revert PlatformMalformed(size);
     }
 

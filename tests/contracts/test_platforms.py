@@ -57,7 +57,7 @@ def test_leaf_is_read_and_known_from_then_on(chain: Chain, store: Contract) -> N
 
 
 def test_leaf_in_passing_is_judged_and_not_remembered(chain: Chain, store: Contract) -> None:
-    assert b"\2" + FRESH[1:] == PASSING
+    assert b"\6" + FRESH[1:] == PASSING
     facts = chain.call(store, "requirePlatform", FRESH)
     assert chain.call(store, "requirePlatform", PASSING) == facts
     chain.send(store, "requirePlatform", PASSING)
@@ -84,7 +84,7 @@ def test_known_leaf_differs_in_nothing(chain: Chain, store: Contract) -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [b"", b"\0", FRESH[:65], KNOWN[:-1], KNOWN + b"\0", b"\3" + KNOWN[1:], b"\2"]
+    "bad", [b"", b"\0", FRESH[:65], KNOWN[:-1], KNOWN + b"\0", b"\3" + KNOWN[1:], b"\6"]
 )
 def test_neither_form_of_platform(chain: Chain, store: Contract, bad: bytes) -> None:
     chain.send(store, "addPlatform", FRESH)
@@ -124,7 +124,7 @@ LEAVES: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-@pytest.mark.parametrize("form", [b"\0", b"\2"])
+@pytest.mark.parametrize("form", [b"\0", b"\6"])
 @pytest.mark.parametrize("name", LEAVES)
 def test_odd_leaf(chain: Chain, store: Contract, name: str, form: bytes) -> None:
     fields, error = LEAVES[name]

@@ -51,7 +51,8 @@ def ask(
     world: World, of: Contract, body: bytes, *, statuses: int = UP_TO_DATE, evaluation: int = 17
 ) -> bytes:
     verdict = (attested.NOW + DAY, statuses, evaluation)
-    answer: bytes = world.chain.call(of, "requireAllowed", body, verdict)
+    asks = world.registry.address
+    answer: bytes = world.chain.call(of, "requireAllowed", body, verdict, sender=asks)
     return answer
 
 
@@ -127,6 +128,16 @@ def test_nothing_is_allowed_at_first(world: World) -> None:
     assert world.chain.call(of, "allowedIds") == ()
     with world.chain.refused("MeasurementNotAllowed"):
         ask(world, of, BODY)
+
+
+def test_another_registry_is_told_nothing(world: World) -> None:
+    """What it registered would outlive whatever the policy ends in its own."""
+    of = allowing(world)
+    other = world.chain.deploy("NodeRegistry", world.quotes.address)
+    for asks in (other.address, world.chain.account):
+        with world.chain.refused("RegistryMismatch"):
+            verdict = (attested.NOW + DAY, UP_TO_DATE, 17)
+            world.chain.call(of, "requireAllowed", BODY, verdict, sender=asks)
 
 
 def test_what_is_allowed_is_answered_with_the_selector(world: World) -> None:

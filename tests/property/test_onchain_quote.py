@@ -111,7 +111,7 @@ def test_every_form_of_the_platform(kind: str) -> None:
     proof = prove(attested.quote(kind), attested.collateral(attested.tee_of(kind)))
     ca, pck = public_raw(platform.pck_ca.key), public_raw(platform.pck.key)
     assert proof.platform == b"\0" + ca + platform.pck.der
-    assert proof.passing_platform == b"\2" + ca + platform.pck.der
+    assert proof.passing_platform == b"\6" + ca + platform.pck.der
     registered = proof.registered_platform
     assert len(registered) == 143
     assert registered[:1] == b"\1"

@@ -18,7 +18,7 @@ interface IQuoteVerifier {
     /// about which code is measured or what the report data means.
     /// @param quote The fixed fields of the quote, in the layout of `QuoteLayout`.
     /// @param platform 0x00, PCK CA key (x, y), PCK leaf certificate (DER), which is remembered; the
-    /// same with 0x02 in front, which is not; or, for a leaf already
+    /// same with 0x06 in front (no single bit away), which is not; or, for a leaf already
     /// registered, 0x01, issuer id (32), serial (20, left-padded), leaf key x, y, cpusvn (16),
     /// pcesvn (2, big endian), fmspc (6), pceid (2).
     function verifyQuote(bytes calldata quote, bytes calldata platform)
