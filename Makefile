@@ -87,7 +87,7 @@ lint: dev
 
 types: dev
 	$(BIN)/mypy
-	MYPYPATH=tests:tests/contracts $(BIN)/mypy tests/chain.py tests/contracts
+	MYPYPATH=tests:tests/contracts:tests/unit $(BIN)/mypy tests/chain.py tests/contracts
 
 unit: dev
 	$(BIN)/pytest tests/unit tests/property tests/conformance

@@ -6,13 +6,14 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 from chain import ARTEFACTS, Chain
 
+from attestation.collateral import Collateral
 from attestation.issuers.base import IssuedEvidence
+from attestation.issuers.simulator import SimulatorIssuer
 from attestation.onchain import artifacts
 from attestation.onchain.account import Account
 from attestation.onchain.artifacts import artifact
@@ -63,10 +64,12 @@ class Place:
     def __init__(
         self, chain: Chain, fake: FakeNode, *, allowed: bool = True, current: bool = True
     ) -> None:
-        self.issuer: Any = fake.node.issuer
+        assert isinstance(fake.node.issuer, SimulatorIssuer)
+        self.issuer = fake.node.issuer
         self.owner = Sender(Rpc(chain.url), Account(bytes.fromhex(OWNER)), poll_s=0.05)
         self.deployed, _ = deploy(self.owner, root=self.issuer.root_der)
         evidence = self.issuer.issue(bytes(64))
+        assert isinstance(evidence.collateral, Collateral)
         verifier = CollateralClient(self.owner.rpc, self.deployed.quote_verifier, self.owner)
         if current:
             verifier.push(evidence.collateral, root=self.issuer.root_der)

@@ -31,7 +31,7 @@ from registering import (
 )
 
 from attestation.canonical import jcs
-from attestation.keyset import KeyEntry
+from attestation.keyset import KeyEntry, TlsKey
 from attestation.onchain.quote import compact_quote
 from attestation.onchain.registration import KeysetHints, Registration
 from attestation.statement import report_data
@@ -455,7 +455,7 @@ def read(deployed: World, libraries: Contract) -> Callable[..., Any]:
         {"e2ee_public_keys": (KeyEntry("p", "mlkem768-x25519", "05" * 1216),)},
         {"subject": '],"not_after":9999999999,"receipt_signing_keys":['},
         {"subject": '{"algo":"eip712-secp256k1","key_id":"evm-1","public_key":"' + "b" * 40 + '"}'},
-        {"tls_public_keys": (attested.TlsKey("c0" * 32, '],"not_after":9999999999,'),)},
+        {"tls_public_keys": (TlsKey("c0" * 32, '],"not_after":9999999999,'),)},
         {"receipt_signing_keys": (KeyEntry('"},{"algo":"', "ed25519", "07" * 32), KEY)},
         {"receipt_signing_keys": (KeyEntry("\\", "ed25519", "07" * 32), KEY)},
         {"not_after": 1_000_000_000},
@@ -485,7 +485,7 @@ def test_a_not_after_in_the_subject_is_not_read(deployed: World, read: Callable[
 
 def test_a_not_after_in_a_domain_is_not_read(deployed: World, read: Callable[..., Any]) -> None:
     fake = 'a],"not_after":9999999999,"receipt_signing_keys":[' + ENTRY.decode()
-    text = jcs(keyset(tls_public_keys=(attested.TlsKey("c0" * 32, fake),)).document)
+    text = jcs(keyset(tls_public_keys=(TlsKey("c0" * 32, fake),)).document)
     at = text.index(rb"],\"not_after\":9999999999")
     for offset in range(at - 3, at + 4):
         with deployed.chain.refused("KeysetBracketUnexpected"):
@@ -686,7 +686,7 @@ def test_other_bytes_are_no_brackets(read: Callable[..., Any]) -> None:
 
 INNER = {"a": [], "not_after": 9_999_999_999, "receipt_signing_keys": [KEY.to_json()]}
 NAMES = ("a", "e2ee_public_keys", "not_after", "nz", "receipt_signing_keys", "rz", "zz")
-VALUES = (
+VALUES: tuple[Any, ...] = (
     INNER, [INNER], [], [[]], 1_780_000_000, [KEY.to_json()], [{"k": [KEY.to_json()]}],
     [{"k": KEY.to_json()}], [RECEIPT.to_json(), KEY.to_json()], "]", '],"not_after":9999999999,',
 )  # fmt: skip
@@ -742,7 +742,7 @@ def own_gas(world: World, mined: dict[str, Any]) -> int:
     verification = next(
         c for c in trace["calls"] if c["to"].lower() == world.quotes.address.lower()
     )
-    return mined["gas"] - intrinsic - int(verification["gasUsed"], 16) - 2_600 - 22_100
+    return int(mined["gas"]) - intrinsic - int(verification["gasUsed"], 16) - 2_600 - 22_100
 
 
 def test_the_registrys_own_part_is_cheap(world: World, policy: Contract) -> None:
