@@ -66,7 +66,7 @@ def test_demo_json_lists_its_checks(tmp_path: Path) -> None:
     document = json.loads(done.stdout)
     assert document["ok"] and document["failed"] == 0
     assert len(document["steps"]) == document["checks"] > 30
-    assert document["gas"]["register the node (its platform known)"] > 21_000
+    assert document["gas"]["renew its registration, its platform known"] > 21_000
 
 
 def test_demo_fails_when_the_node_does_not_start(
