@@ -98,7 +98,7 @@ coverage: dev
 	$(BIN)/coverage report --fail-under=100 --show-missing --skip-covered \
 	  --include='attestation/evidence/*,attestation/verify/*,attestation/policy/*,attestation/receipts/*'
 
-integration: dev
+integration: dev chain
 	$(BIN)/pytest tests/integration
 
 # --- contracts ------------------------------------------------------------------

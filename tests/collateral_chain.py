@@ -27,9 +27,9 @@ def _halves(signature: bytes) -> tuple[int, int]:
     return int.from_bytes(signature[:32], "big"), int.from_bytes(signature[32:], "big")
 
 
-def deploy(chain: Chain, root_der: bytes) -> Contract:
+def deploy(chain: Chain, root_der: bytes, p256: str = PRECOMPILE) -> Contract:
     root = key_of(read_certificate("root", root_der))
-    return chain.deploy("QuoteVerifier", *root, PRECOMPILE, MIN_EVALUATION)
+    return chain.deploy("QuoteVerifier", *root, p256, MIN_EVALUATION)
 
 
 def push(chain: Chain, verifier: Contract, collateral: Collateral, root_der: bytes) -> None:

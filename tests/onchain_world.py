@@ -13,7 +13,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
@@ -88,27 +88,36 @@ def parts(collateral: Collateral, root_der: bytes) -> Iterator[Part]:
         yield Part(name, function, (compact, *halves, *key))
 
 
-@cache
-def turned_round(*turned: str) -> dict[str, Any]:
-    """The node registry as compiled after these comparisons in it are turned round."""
+def compiled(name: str, edit: Callable[[Path], None]) -> dict[str, Any]:
+    """Contract `name` of a copy of the sources, after `edit` has changed what is in its folder."""
     node = os.environ.get("ADYTON_NODE", "node")
     with tempfile.TemporaryDirectory() as folder:
         copy = Path(folder) / "contracts"
         shutil.copytree(chains.CONTRACTS / "src", copy / "src")
-        for name in ("foundry.toml", "package.json"):
-            shutil.copy(chains.CONTRACTS / name, copy / name)
+        for file in ("foundry.toml", "package.json"):
+            shutil.copy(chains.CONTRACTS / file, copy / file)
         (copy / "node_modules").symlink_to(chains.CONTRACTS / "node_modules")
-        source = copy / "src" / "NodeRegistry.sol"
+        edit(copy / "src")
+        compiler = [node, str(chains.CONTRACTS / "tools" / "compile.mjs")]
+        where = ["--project", str(copy), "--out", folder, f"src/{name}.sol"]
+        subprocess.run([*compiler, *where], check=True, cwd=copy)
+        made: dict[str, Any] = json.loads((Path(folder) / f"{name}.json").read_text())
+    return made
+
+
+@cache
+def turned_round(*turned: str) -> dict[str, Any]:
+    """The node registry as compiled after these comparisons in it are turned round."""
+
+    def turn(sources: Path) -> None:
+        source = sources / "NodeRegistry.sol"
         text = source.read_text()
         for comparison in turned:
             assert text.count(comparison) == 1, f"the registry no longer says: {comparison}"
             text = text.replace(comparison, comparison.replace("!=", "=="))
         source.write_text(text)
-        compiler = [node, str(chains.CONTRACTS / "tools" / "compile.mjs")]
-        where = ["--project", str(copy), "--out", folder, "src/NodeRegistry.sol"]
-        subprocess.run([*compiler, *where], check=True, cwd=copy)
-        made: dict[str, Any] = json.loads((Path(folder) / "NodeRegistry.json").read_text())
-    return made
+
+    return compiled("NodeRegistry", turn)
 
 
 @dataclass

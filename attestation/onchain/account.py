@@ -109,9 +109,11 @@ def _opened(path: Path, text: str, password: Callable[[], str] | None) -> bytes:
         raise AccountError(f"key file {path}: is encrypted, and no password was given")
     try:
         return bytes(_accounts().decrypt(keystore, password()))
-    except (ValueError, KeyError, TypeError, NotImplementedError):
+    except ValueError:
         # The cause may quote what it choked on, so it stays here.
         raise AccountError(f"key file {path}: the password does not open it") from None
+    except (KeyError, TypeError, NotImplementedError):  # the last for versions it does not know
+        raise AccountError(f"key file {path}: not a keystore of version 3") from None
 
 
 @contextmanager

@@ -126,3 +126,16 @@ def test_odd_platforms_are_judged_as_in_python(chain: Chain, kind: str, name: st
     assert (expiry, number) == (report.endorsements_not_after, number_in_python)
     found = {report.tcb_status, report.platform_tcb_status, report.qe_tcb_status}
     assert (statuses == 1) == (found == {"UpToDate"})
+
+
+def test_where_the_precompile_is_missing_software_judges_the_same() -> None:
+    platform = attested.platform()
+    with Chain(timestamp=attested.NOW, hardfork="prague") as old:
+        software = old.deploy("SoftwareP256")
+        verifier = deploy(old, platform.root_der, p256=software.address)
+        push(old, verifier, attested.collateral("tdx", platform), platform.root_der)
+        proof = prove(attested.quote("tdx-v4"), attested.collateral("tdx"))
+        old.send(verifier, "verifyQuote", proof.quote, proof.platform)
+        changed = attested.flip(proof.quote, 8 * 400)
+        with old.refused("QuoteSignatureInvalid"):
+            old.call(verifier, "verifyQuote", changed, proof.platform)

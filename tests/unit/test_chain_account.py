@@ -10,6 +10,7 @@ import threading
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from eth_account import Account as Accounts
@@ -43,6 +44,15 @@ def test_a_keystore_is_opened_with_its_password_only(tmp_path: Path) -> None:
         Account.load(path, lambda: "wrong")
     with pytest.raises(AccountError, match="no password was given"):
         Account.load(path)
+
+
+@pytest.mark.parametrize("change", [{"version": 2}, {"version": None}, {"crypto": {}}])
+def test_a_keystore_of_another_version_is_not_blamed_on_the_password(
+    tmp_path: Path, change: dict[str, Any]
+) -> None:
+    made = {**Accounts.encrypt(KEY, "right", iterations=2), **change}
+    with pytest.raises(AccountError, match="not a keystore of version 3"):
+        Account.load(key_file(tmp_path, json.dumps(made)), lambda: "right")
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620])
