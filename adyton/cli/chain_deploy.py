@@ -11,20 +11,14 @@ import click
 from adyton.cli.chain_options import KeyOptions, key_options, require_onchain, rpc_option
 from adyton.cli.options import json_option
 from adyton.cli.output import Steps, plain, print_json, print_simulated
+from attestation.onchain.levels import STATUSES as ALL_STATUSES
 
 if TYPE_CHECKING:
     from attestation.onchain.deploy import Step
     from attestation.onchain.deployment import Deployment
 
-STATUSES = (
-    "UpToDate",
-    "SWHardeningNeeded",
-    "ConfigurationNeeded",
-    "ConfigurationAndSWHardeningNeeded",
-    "OutOfDate",
-    "OutOfDateConfigurationNeeded",
-)
-"""Intel's TCB statuses by number: contracts/src/TcbStatus.sol."""
+STATUSES = ALL_STATUSES[:-1]
+"""TCB statuses by number that a policy may accept: all but Revoked."""
 
 
 def status_mask(names: tuple[str, ...]) -> int:
